@@ -1,0 +1,110 @@
+"""
+What a checkpoint is worth: scores, and embeddings of a user's file.
+
+    python eval.py --ckpt=out/collider/guided                                     masked loss on the test rows
+    python eval.py --ckpt=out/finetune_collider/guided-lr0.001-seed0.pt           test score of a fine-tuned model
+    python eval.py --ckpt=... --split=valid
+    python eval.py --ckpt=... --dataset=new.csv --label_column=y --split=all      the same on another file
+    python eval.py --ckpt=out/collider/guided --embed=new.csv                     new.embeddings.npy, a vector a row
+
+The data are those the checkpoint was trained on unless --dataset names others; floats are scaled by the statistics in it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from configurator import configure, fail
+from data import Dataset, prepare, score, scoring
+from model import build, load, load_weights, masked_loss, outputs
+from pretrain import say, set_up, sum_ranks
+
+# -----------------------------------------------------------------------------
+ckpt = ''  # a checkpoint of pretrain.py or finetune.py, or a folder with last.pt
+split = 'test'  # rows to score: train, valid, test or all
+embed = None  # a file: write one vector for each of its rows
+embed_out = None  # where to; None = FILE.embeddings.npy in the current folder
+# other data than the checkpoint's own
+dataset = None  # a name from data.py, or a file
+data_dir = 'datasets'  # prepared data sets are kept here
+input_column = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
+label_column = None  # csv: the label's column. npz: 'y'
+split_column = None  # csv: a column that says train, valid or test
+valid_file = None  # validation rows in a file of their own
+test_file = None  # test rows in a file of their own
+valid_share = 0.05  # without those: the share of rows drawn for validation
+test_share = 0.15  # and for the test
+# masks of a pre-trained checkpoint; None = those it was trained with
+mask = None  # guided or random
+mask_ratio = None  # share of the inputs hidden
+# run
+batch_size = 256  # samples at a time
+device = 'auto'  # auto = cuda, else mps, else cpu
+dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
+# -----------------------------------------------------------------------------
+DATA_KNOBS = ('input_column', 'label_column', 'split_column', 'valid_file', 'test_file', 'valid_share', 'test_share')
+
+
+def data_of(config, checkpoint):
+    """The data set to look at: the checkpoint's own, or the one that the knobs name; fits the model or fails."""
+    own = {k: checkpoint['config'][k] for k in ('dataset', *DATA_KNOBS)}
+    source = config['embed'] or config['dataset']
+    if source is None:
+        knobs = own
+    else:
+        knobs = {k: config[k] for k in DATA_KNOBS}
+        knobs['dataset'] = source
+    dataset = Dataset(prepare({**knobs, 'data_dir': config['data_dir']}))
+    args = checkpoint['model_args']
+    if (dataset.d_raw, dataset.n if dataset.d_raw else None) != (args['d_raw'], args['seq_len'] if args['d_raw'] else None):
+        what = f'{dataset.n} inputs of {dataset.d_raw} float(s)' if dataset.d_raw else 'byte sequences'
+        wanted = f'{args["seq_len"]} inputs of {args["d_raw"]} float(s)' if args['d_raw'] else 'byte sequences'
+        fail(f'{knobs["dataset"]} holds {what}, the checkpoint wants {wanted}: see input_column and label_column')
+    dataset.norm = checkpoint['norm']
+    dataset.set_lengths(args['seq_len'], checkpoint['config']['max_len'])
+    return dataset
+
+
+def main():
+    config = configure(globals())
+    if not config['ckpt']:
+        fail('say which checkpoint: --ckpt=out/...')
+    if config['split'] not in ('train', 'valid', 'test', 'all'):
+        fail(f'split={config["split"]!r}: train, valid, test or all')
+    checkpoint = load(config['ckpt'], keys=('model', 'model_args', 'config', 'norm'))
+    run = set_up(config)
+    dataset = data_of(config, checkpoint)
+    if dataset.n_cut:
+        say(run, f'{dataset.n_cut:,} sequences have more than {dataset.max_len} tokens and lose their end')
+    model = build(checkpoint['model_args'])
+    load_weights(model, checkpoint['model'])
+    model.to(run.device)
+
+    if config['embed']:
+        rows = np.arange(len(dataset.y))
+        batches = scoring(dataset, rows, config['batch_size'], run)
+        vectors = outputs(model.features, model, (len(rows), model.config.v_dim), batches, run.device, run.autocast)
+        path = Path(config['embed_out'] or Path(config['embed']).name.split('.')[0] + '.embeddings.npy')
+        np.save(path, vectors.cpu().numpy())
+        say(run, f'{path}: {len(rows):,} vectors of {model.config.v_dim} float32, in the order of the rows')
+        return
+
+    rows = np.arange(len(dataset.y)) if config['split'] == 'all' else dataset.rows(config['split'])
+    head = checkpoint.get('head')
+    if head:
+        rows = rows[~np.isnan(dataset.y[rows])]
+    if not len(rows):
+        fail(f'there are no{" labelled" if head else ""} {config["split"]} rows to score')
+    batches = scoring(dataset, rows, config['batch_size'], run)
+    if head:
+        p = outputs(model, model, (len(rows), model.config.n_out), batches, run.device, run.autocast).cpu().numpy()
+        say(run, f'{head["metric"]} on {len(rows):,} {config["split"]} rows: {score(head, dataset.labels(rows), p):.4f}')
+    else:
+        own = checkpoint['config']
+        mask, ratio = config['mask'] or own['mask'], config['mask_ratio'] or own['mask_ratio']
+        total, hidden = masked_loss(model, batches, mask, ratio, own['n_query'], run.device, run.autocast).tolist()
+        say(run, f'masked loss on {len(rows):,} {config["split"]} rows, {mask} masks, ratio {ratio}: {total / hidden:.4f}')
+
+
+if __name__ == '__main__':
+    main()

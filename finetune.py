@@ -1,0 +1,240 @@
+"""
+Stage 2: fine-tuning with labels, and what they score: from scratch, and from each pre-trained checkpoint, all alike.
+
+    python finetune.py                                          the defaults, after `python pretrain.py`: 1,000 labelled events
+    python finetune.py --n_train=100 --seeds=0,1,2,3,4          fewer labels, more seeds
+    python finetune.py config/finetune_esol.py --dataset=delaney-processed.csv
+    torchrun --nproc_per_node=8 finetune.py config/NAME.py      8 GPUs
+
+For every entry of `init_from` and every learning rate of `lr`, one run per seed. A run keeps the weights of its best
+validation score; of several learning rates the one with the best mean validation score is kept; only then is the test
+split scored, once for each seed. Each row of the table is printed and appended to OUT_DIR/results.md.
+"""
+
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from configurator import configure, fail
+from data import DATASETS, LOWER_IS_BETTER, METRICS, SPLITS, class_numbers, fit_norm, micro_batches, prefetch, score, scoring
+from model import build, load, load_weights, make_optimizer, outputs, save
+from pretrain import Stop, log_line, lr_at, prepared, say, seed_all, set_up, sum_ranks, take_step, wrap
+
+# -----------------------------------------------------------------------------
+# data
+dataset = 'collider'  # a name from data.py, or a file
+data_dir = 'datasets'  # prepared data sets are kept here
+input_column = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
+label_column = None  # csv: the label's column. npz: 'y'
+split_column = None  # csv: a column that says train, valid or test
+valid_file = None  # validation rows in a file of their own
+test_file = None  # test rows in a file of their own
+valid_share = 0.05  # without those: the share of rows drawn for validation
+test_share = 0.15  # and for the test
+max_len = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
+norm = 'standard'  # how floats are scaled from scratch; a checkpoint brings its own statistics
+target = None  # binary, multiclass or regression; None = the data set's own
+metric = None  # accuracy, roc_auc, f1, rmse or spearman; None = the data set's own, else accuracy or rmse
+n_train = 1000  # labelled rows, another draw for each seed; None = all
+# what to start from
+init_from = ('scratch', 'out/collider/random', 'out/collider/guided')  # checkpoints (a folder means its last.pt), or scratch
+# model, where no checkpoint says: the shape of `scratch` is that of the first checkpoint in init_from
+embed_dim = 64  # width of the embedded inputs
+seq_len = None  # most inputs; None = as many as the data has
+n_layer = 3  # the masking layer and n_layer - 1 blocks
+qk_dim = 64  # queries and keys, all heads together
+n_head = 4  # heads
+v_dim = 64  # values, all heads together; the width of the residual stream
+n_latent = 0  # latents of a Perceiver; 0 = a Transformer
+mlp_ratio = 4  # width of an MLP over v_dim
+dropout = 0.1  # of embeddings, attention and MLP
+drop_path = 0.0  # chance that a sample skips a block's branch
+# optimiser
+batch_size = 128  # samples a step, over all processes and micro-batches
+accumulation = 1  # micro-batches a step
+epochs = 20  # passes over the labelled rows
+max_steps = None  # optimiser steps; None = what the epochs take
+lr = (1e-3, 3e-4)  # peak learning rates: each is tried, the best on validation kept
+min_lr = 0.0  # where the cosine ends
+warmup_steps = 10  # linear warm-up
+weight_decay = 0.01  # of matrices; biases, LayerNorms and embeddings have none
+grad_clip = 1.0  # largest gradient norm; 0 = off
+# run
+seeds = (0, 1, 2)  # one run each: of new weights, labelled rows, batches and dropout
+device = 'auto'  # auto = cuda, else mps, else cpu
+dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
+compile = None  # torch.compile; None = on cuda only
+out_dir = 'out/finetune_collider'  # checkpoints and results
+resume = False  # keep the runs that OUT_DIR already holds whole
+eval_interval = None  # steps between validations; None = an epoch
+# -----------------------------------------------------------------------------
+
+
+def settle_target(dataset, config):
+    """What the labels are and what to measure: -> head (data.score says what is in it), rows with a label of each split."""
+    entry = DATASETS.get(config['dataset'], {})
+    target = config['target'] or entry.get('target')
+    if target not in ('binary', 'multiclass', 'regression'):
+        fail(f'target={target!r}: say --target=binary, multiclass or regression')
+    metric = config['metric'] or entry.get('metric') or ('rmse' if target == 'regression' else 'accuracy')
+    if metric not in METRICS:
+        fail(f'metric={metric!r}: one of {", ".join(METRICS)}')
+    if (target == 'regression') != (metric in ('rmse', 'spearman')):
+        fail(f'metric={metric} does not fit target={target}')
+    if metric in ('roc_auc', 'f1') and target != 'binary':
+        fail(f'metric={metric} is for target=binary')
+    labelled = {split: dataset.rows(split) for split in SPLITS}
+    labelled = {split: rows[~np.isnan(dataset.y[rows])] for split, rows in labelled.items()}
+    for split, rows in labelled.items():
+        if not len(rows):
+            fail(f'{config["dataset"]} has no labelled {split} rows: see label_column and the split knobs')
+    head = dict(target=target, metric=metric)
+    if target == 'regression':
+        if dataset.meta['classes']:
+            fail(f'target=regression, but the labels are text such as {dataset.meta["classes"][0]!r}')
+        return head, labelled
+    head['classes'] = sorted(set(dataset.labels(labelled['train'])))
+    if target == 'binary' and len(head['classes']) != 2:
+        fail(f'target=binary, but the training labels have {len(head["classes"])} values: say --target=multiclass or regression')
+    for c in head['classes']:
+        if isinstance(c, float) and c != round(c):
+            fail(f'target={target}, but the label {c:g} is no class: say --target=regression')
+    for split in SPLITS:
+        class_numbers(dataset.labels(labelled[split]), head['classes'])  # fails on a class that no training row has
+    return head, labelled
+
+
+def score_rows(model, dataset, rows, head, config, run):
+    """The metric of the model on these rows, the same on every rank."""
+    batches = scoring(dataset, rows, config['batch_size'], run)
+    p = sum_ranks(outputs(model, model, (len(rows), model.config.n_out), batches, run.device, run.autocast), run)
+    return score(head, dataset.labels(rows), p.cpu().numpy())
+
+
+def train(start, lr, seed, labelled, dataset, head, config, run, stop):
+    """One run -> the checkpoint of its best validation score. `start` is a checkpoint, or None for scratch."""
+    seed_all(seed)
+    n_out = len(head['classes']) if head['target'] == 'multiclass' else 1
+    raw = build({**config, **(start['model_args'] if start else {}), 'dropout': config['dropout'],
+                 'drop_path': config['drop_path']}, d_raw=dataset.d_raw, n_out=n_out)
+    if start:  # encoder and embeddings from the checkpoint, the head new, the reconstruction decoder dropped
+        load_weights(raw, start['model'], new=('head.', 'head_query'), dropped=('decoder.',))
+    raw.to(run.device)
+    rows = labelled['train']
+    if config['n_train'] is not None:
+        rows = np.random.default_rng(seed).permutation(rows)[:config['n_train']]
+    y = dataset.y[rows]
+    if head['target'] == 'regression':
+        head = {**head, 'mean': float(y.mean()), 'std': float(y.std()) or 1.0}
+        y = (y - head['mean']) / head['std']
+    else:
+        y = class_numbers(dataset.labels(rows), head['classes'])
+    labels = torch.zeros(len(dataset.y), dtype=torch.int64 if head['target'] == 'multiclass' else torch.float32)
+    labels[rows] = torch.from_numpy(y).to(labels.dtype)
+
+    optimizer = make_optimizer(raw, lr, config['weight_decay'], run.device)
+    scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == 'float16')
+    model = wrap(raw, run)
+
+    def loss_of(x, valid, y, whole):
+        output = model(x, valid)  # (B, n_out)
+        if head['target'] == 'regression':
+            loss = F.mse_loss(output[:, 0].float(), y, reduction='sum')
+        elif head['target'] == 'binary':
+            loss = F.binary_cross_entropy_with_logits(output[:, 0].float(), y, reduction='sum')
+        else:
+            loss = F.cross_entropy(output.float(), y, reduction='sum')
+        return loss / len(whole)
+
+    steps_per_epoch = max(len(rows) // config['batch_size'], 1)
+    total = config['max_steps'] or config['epochs'] * steps_per_epoch
+    interval = config['eval_interval'] or steps_per_epoch
+    sign = -1 if head['metric'] in LOWER_IS_BETTER else 1
+    best = dict(score=-math.inf)
+    batches = prefetch(micro_batches(dataset, rows, config, seed, 0, run, labels), run.device)
+    for step in range(total):
+        for group in optimizer.param_groups:
+            group['lr'] = lr_at(step, total, lr, config['min_lr'], config['warmup_steps'])
+        take_step(model, optimizer, scaler, batches, loss_of, step, seed, config, run)
+        if stop.asked(run, step, interval):
+            return None
+        if (step + 1) % interval == 0 or step + 1 == total:
+            value = score_rows(raw, dataset, labelled['valid'], head, config, run)
+            if sign * value > best['score']:
+                best = dict(score=sign * value, valid=value, step=step + 1,
+                            model={k: v.detach().cpu().clone() for k, v in raw.state_dict().items()})
+    return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=dataset.norm, head=head, lr=lr,
+                seed=seed, step=best['step'], valid=best['valid'], n_train=len(rows))
+
+
+def main():
+    config = configure(globals())
+    run = set_up(config)
+    stop = Stop()
+    out = Path(config['out_dir'])
+    starts = {name: None if name == 'scratch' else load(name, keys=('model', 'model_args', 'norm', 'config'))
+              for name in config['init_from']}
+    first = next((s for s in starts.values() if s), None)
+    if first:  # scratch has the same shape, so that all rows of the table are alike but for their weights
+        config.update({k: v for k, v in first['model_args'].items() if k in config and k not in ('dropout', 'drop_path')})
+    dataset = prepared(config, run)
+    head, labelled = settle_target(dataset, config)
+    metric = head['metric']
+    fresh_norm = None if all(starts.values()) else fit_norm(dataset, dataset.rows('train'), config['norm'])
+    if config['n_train'] is not None and not 0 < config['n_train'] <= len(labelled['train']):
+        fail(f'n_train={config["n_train"]}, but there are {len(labelled["train"])} labelled training rows')
+    counts = ', '.join(f'{len(rows):,} {split}' for split, rows in labelled.items())
+    say(run, f'{head["target"]}, {metric}; labelled rows: {counts}; {len(starts) * len(config["lr"]) * len(config["seeds"])} runs')
+
+    title = (f'| pre-training | {metric}, test | {metric}, validation | labels | lr | seeds |\n'
+             '|---|---|---|---|---|---|')
+    table = []
+    for name, start in starts.items():
+        label = f'{start["config"]["mask"]} masks' if start else 'none (scratch)'
+        if start and start['model_args']['d_raw'] != dataset.d_raw:
+            fail(f'{name} reads {start["model_args"]["d_raw"] or "byte"} inputs, {config["dataset"]} holds {dataset.d_raw or "byte"}')
+        dataset.norm = start['norm'] if start else fresh_norm
+        tried = {}
+        for lr, seed in itertools.product(config['lr'], config['seeds']):
+            path = out / f'{label.split()[0]}-lr{lr:g}-seed{seed}.pt'
+            if config['resume'] and path.exists():
+                checkpoint = load(path, keys=('model', 'head', 'valid'))
+            else:
+                checkpoint = train(start, lr, seed, labelled, dataset, head, config, run, stop)
+                if checkpoint is None:
+                    say(run, f'stopped in the run of {label}, lr {lr:g}, seed {seed}; go on after the runs before it with --resume')
+                    sys.exit(128 + stop.signal)
+                if run.rank == 0:
+                    save(path, checkpoint)
+            say(run, f'{label}, lr {lr:g}, seed {seed}: best validation {metric} {checkpoint["valid"]:.4f} at step {checkpoint["step"]}')
+            tried.setdefault(lr, []).append(checkpoint)
+        sign = -1 if metric in LOWER_IS_BETTER else 1
+        lr = max(tried, key=lambda lr: sign * np.mean([c['valid'] for c in tried[lr]]))
+        test = []
+        for checkpoint in tried[lr]:  # the only place where test rows are scored
+            model = build(checkpoint['model_args'])
+            load_weights(model, checkpoint['model'])
+            test.append(score_rows(model.to(run.device), dataset, labelled['test'], checkpoint['head'], config, run))
+        valid = [c['valid'] for c in tried[lr]]
+        std = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in (test, valid)]
+        table.append(f'| {label} | {np.mean(test):.4f} ± {std[0]:.4f} | {np.mean(valid):.4f} ± {std[1]:.4f} '
+                     f'| {tried[lr][0]["n_train"]:,} | {lr:g} | {len(test)} |')
+        log_line(out / 'results.jsonl', run, init_from=name, mask=start['config']['mask'] if start else None, metric=metric,
+                 test=test, valid=valid, lr=lr, n_train=tried[lr][0]['n_train'], seeds=config['seeds'])
+    say(run, '\n' + title + '\n' + '\n'.join(table))
+    if run.rank == 0:
+        with open(out / 'results.md', 'a') as f:
+            f.write(title + '\n' + '\n'.join(table) + '\n\n')
+    if run.world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == '__main__':
+    main()

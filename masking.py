@@ -1,0 +1,120 @@
+"""
+The idea of the paper (section 4.1): the model's own first attention layer chooses what to hide.
+
+    draw a few queries R                        sample_queries
+    A = softmax(Q_R K^T / sqrt(d_k))            attention_map     Eq. 2
+    add A up over heads and over R              guided            Eq. 4 and the inner sum of Eq. 5
+    hide the top round(r n) inputs              keep_top_k        Eq. 3
+
+One polarity everywhere: in a mask True means HIDDEN; in `valid` True means a real input, False means padding.
+
+Every way to mask has one signature, so that `mask = 'guided'` is a look-up in MASKS at the end of this file:
+
+    mask_function(attend, valid, can_query, mask_ratio, n_query, generator) -> mask (B, n) bool
+
+    attend      function: R (B, |R|) int64 -> attention of those queries (B, h, |R|, n), softmax over valid inputs
+    valid       (B, n) bool
+    can_query   (B, l) bool, the rows that may be drawn: all latents (cross-attention), or valid inputs (self-attention)
+    mask_ratio  r, the share of each row's valid inputs to hide
+    n_query     |R|
+    generator   torch.Generator on the tensors' device: all the randomness there is. None = torch's global one, which
+                torch.compile needs (it cannot trace a Generator)
+
+Nothing here has a gradient: the choice of mask is not differentiated (Algorithm 1).
+"""
+
+import math
+
+import torch
+
+
+def n_hidden(valid, mask_ratio):
+    """How many inputs each row hides: round(r * n_valid), as Python rounds (Eq. 5, footnote 4). (B, n) -> (B,) int64."""
+    # A look-up table keeps the rounding in Python's float64, which Apple's MPS lacks. A row of n is the longest, so
+    # no row hides more than round(r * n): callers know that bound without asking the device.
+    table = torch.tensor([round(mask_ratio * i) for i in range(valid.shape[1] + 1)], device=valid.device)
+    return table[valid.sum(1)]
+
+
+def uniform(like, generator):
+    """Uniform numbers in [0, 1), float32, of the shape and on the device of `like`."""
+    return torch.empty(like.shape, device=like.device).uniform_(generator=generator)
+
+
+def sample_queries(can_query, n_query, generator):
+    """
+    Draw the subset R of Eq. 4 for each sample, without replacement, uniformly among the rows that may be drawn.
+
+    can_query (B, l) bool -> R (B, min(n_query, l)) int64. A sample with fewer than n_query rows to draw gets all of
+    them, followed by rows it may not draw: mask those out with can_query.gather(1, R).
+    """
+    noise = uniform(can_query, generator).masked_fill(~can_query, -1.0)  # (B, l)
+    return noise.topk(min(n_query, can_query.shape[1]), dim=1).indices
+
+
+def attention_map(q, k, valid):
+    """
+    Eq. 2 and its softmax: q (B or 1, h, |R|, d_k), k (B, h, n, d_k), valid (B, n) -> (B, h, |R|, n).
+
+    Padding gets exactly zero. d_k is the width of one head.
+    """
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, h, |R|, n)
+    return scores.masked_fill(~valid[:, None, None, :], -torch.inf).softmax(-1)
+
+
+def keep_top_k(v, k):
+    """
+    Eq. 3: the k_i largest entries of row i. v (B, n), k (B,) int64 -> (B, n) bool, exactly k_i True in row i.
+
+    Printed, Eq. 3 gives 0 to the top k and -inf to the rest, and Eq. 5 adds that to the attention: it would hide
+    everything BUT the top k. The text ("select the largest values", "mask the top attentions of a given query"),
+    figure 1 and the authors' code hide the top k, and so do we: True here means hidden. Ties go to the lower index.
+    """
+    order = v.argsort(dim=1, descending=True, stable=True)  # (B, n)
+    chosen = torch.arange(v.shape[1], device=v.device) < k[:, None]  # (B, n), in sorted order
+    return torch.zeros_like(chosen).scatter_(1, order, chosen)
+
+
+@torch.no_grad()
+def guided(attend, valid, can_query, mask_ratio, n_query, generator):
+    """The paper's mask, Eq. 2-5: one top-k of the attention summed over the heads and a few random queries."""
+    R = sample_queries(can_query, n_query, generator)  # (B, |R|)
+    A = attend(R) * can_query.gather(1, R)[:, None, :, None]  # (B, h, |R|, n)
+    total = A.sum((1, 2)).masked_fill(~valid, -1.0)  # (B, n); any real attention beats padding's -1
+    return keep_top_k(total, n_hidden(valid, mask_ratio))
+
+
+@torch.no_grad()
+def random(attend, valid, can_query, mask_ratio, n_query, generator):
+    """The baseline: hide as many inputs, drawn uniformly."""
+    noise = uniform(valid, generator).masked_fill(~valid, -1.0)  # (B, n)
+    return keep_top_k(noise, n_hidden(valid, mask_ratio))
+
+
+MASKS = {'guided': guided, 'random': random}
+
+
+def check_ratio(mask_ratio, lengths):
+    """Raises ValueError if rows of these lengths (a numpy array) would all hide nothing, or any would hide everything."""
+    longest = int(lengths.max())
+    if not mask_ratio > 0 or round(mask_ratio * longest) == 0:
+        raise ValueError(f'mask_ratio={mask_ratio} hides nothing of {longest} inputs: raise it')
+    for n in sorted(set(lengths.tolist()), reverse=True):
+        if round(mask_ratio * n) >= n:
+            raise ValueError(f'mask_ratio={mask_ratio} hides everything of a row of {n} inputs: lower it')
+
+
+def positions(flags, width):
+    """
+    Where the flags are up, packed to the left: turns a mask into indices that gather hidden inputs away.
+
+    flags (B, n) bool with at most `width` True a row -> index (B, width) int64, in increasing order, and
+    filled (B, width) bool; places past a row's last True hold index 0 and filled False.
+    A running sum and a scatter: linear in n, and no shape depends on the data.
+    """
+    B, n = flags.shape
+    place = torch.where(flags, flags.cumsum(1) - 1, width)  # (B, n); `width` is a spare column, dropped below
+    index = torch.zeros(B, width + 1, dtype=torch.int64, device=flags.device)
+    index.scatter_(1, place, torch.arange(n, device=flags.device).expand(B, n))
+    filled = torch.arange(width, device=flags.device) < flags.sum(1, keepdim=True)
+    return index[:, :width] * filled, filled

@@ -1,0 +1,376 @@
+"""
+Stage 1: masked-reconstruction pre-training (Algorithm 1). No labels.
+
+    python pretrain.py                                          the defaults: collider events, a minute or two on a CPU
+    python pretrain.py config/higgs_small.py --dataset=X.npz    a config, then any knob
+    python pretrain.py --dataset=my.csv --label_column=y        your own table; --help lists all knobs
+    torchrun --nproc_per_node=8 pretrain.py config/NAME.py      one machine, 8 GPUs
+    torchrun --nnodes=2 --node_rank=0 --nproc_per_node=8 --master_addr=10.0.0.1 pretrain.py config/NAME.py    two
+
+Each kind of mask named by the knob `mask` is one run, written to OUT_DIR/MASK/: last.pt (the latest step; --resume goes
+on from it), best.pt (the lowest validation loss on random masks, the same masks every time) and log.jsonl.
+"""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from configurator import configure, fail, nearest
+from data import fit_norm, micro_batches, open_dataset, prefetch, scoring
+from masking import MASKS, check_ratio
+from model import build, load, load_weights, make_optimizer, masked_loss, save
+
+# -----------------------------------------------------------------------------
+# data
+dataset = 'collider'  # a name from data.py, or a file: .txt .smi .fasta .csv .tsv .npy .npz
+data_dir = 'datasets'  # prepared data sets are kept here
+input_column = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
+label_column = None  # csv: the label's column, kept out of the inputs. npz: 'y'
+split_column = None  # csv: a column that says train, valid or test
+valid_file = None  # validation rows in a file of their own
+test_file = None  # test rows in a file of their own
+valid_share = 0.05  # without those: the share of rows drawn for validation
+test_share = 0.15  # and for the test
+max_len = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
+norm = 'standard'  # how floats are scaled: standard, quantile (ranks to a Gaussian) or none
+# model (Tables 8-12)
+embed_dim = 64  # width of the embedded inputs
+seq_len = None  # most inputs; None = as many as the data has
+n_layer = 3  # the masking layer and n_layer - 1 blocks
+qk_dim = 64  # queries and keys, all heads together
+n_head = 4  # heads
+v_dim = 64  # values, all heads together; the width of the residual stream
+n_latent = 0  # latents of a Perceiver; 0 = a Transformer
+mlp_ratio = 4  # width of an MLP over v_dim
+dropout = 0.0  # of embeddings, attention and MLP
+drop_path = 0.0  # chance that a sample skips a block's branch
+# masks: one run for each
+mask = ('random', 'guided')  # random is the baseline, guided the paper's method
+mask_ratio = (0.5, 0.5)  # share of the inputs hidden, one for each mask (or one for all)
+n_query = 2  # queries drawn for each guided mask, |R|
+# optimiser
+batch_size = 256  # samples a step, over all processes and micro-batches
+accumulation = 1  # micro-batches a step, for batches that do not fit in memory
+epochs = 5  # passes over the training rows
+max_steps = None  # optimiser steps; None = what the epochs take
+lr = 1e-3  # peak learning rate
+min_lr = 0.0  # where the cosine ends
+warmup_steps = 100  # linear warm-up
+weight_decay = 0.01  # of matrices; biases, LayerNorms and embeddings have none
+grad_clip = 1.0  # largest gradient norm; 0 = off
+# run
+seed = 0  # of weights, batches and masks
+device = 'auto'  # auto = cuda, else mps, else cpu
+dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
+compile = None  # torch.compile; None = on cuda only
+out_dir = 'out/collider'  # runs are written to OUT_DIR/MASK
+resume = False  # go on from OUT_DIR/MASK/last.pt where there is one
+init_from = None  # a checkpoint whose weights to start from
+log_interval = 100  # steps between lines of the log
+eval_interval = 500  # steps between validations
+save_interval = 500  # steps between saves of last.pt
+# -----------------------------------------------------------------------------
+
+
+# Run-time pieces, shared with finetune.py and eval.py
+
+def set_up(config):
+    """Finds the device and the ranks: -> namespace (device, dtype, autocast, compile, rank, world). Says what it found."""
+    run = SimpleNamespace(rank=int(os.environ.get('RANK', 0)), world=int(os.environ.get('WORLD_SIZE', 1)))
+    device = config['device']
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    if device == 'cuda' and run.world > 1:
+        device = f'cuda:{os.environ["LOCAL_RANK"]}'
+    try:
+        run.device = torch.device(device)
+        torch.empty(1, device=run.device)
+    except (RuntimeError, AssertionError) as error:
+        fail(f'device={config["device"]!r} cannot be used here: {str(error).splitlines()[0]}')
+    kind = run.device.type
+    if kind == 'cuda':
+        torch.cuda.set_device(run.device)
+    torch.set_float32_matmul_precision('high')  # TF32 where there is any
+    run.dtype = config['dtype']
+    if run.dtype == 'auto':
+        run.dtype = 'float32' if kind != 'cuda' else 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
+    if run.dtype not in ('float32', 'bfloat16', 'float16'):
+        fail(f'dtype={run.dtype!r}: auto, float32, bfloat16 or float16')
+    run.autocast = nullcontext if run.dtype == 'float32' else lambda: torch.autocast(kind, getattr(torch, run.dtype))
+    run.compile = kind == 'cuda' if config.get('compile') is None else config['compile']
+    if run.world > 1 and not dist.is_initialized():
+        dist.init_process_group('nccl' if kind == 'cuda' else 'gloo')
+    name = torch.cuda.get_device_name() if kind == 'cuda' else f'{torch.get_num_threads()} threads'
+    say(run, f'device: {run.device} ({name}), {run.dtype}, {run.world} process(es)' + ', compiled' * run.compile)
+    return run
+
+
+def say(run, text):
+    """One line, from one rank; above the progress bar if there is one."""
+    if run.rank == 0:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def prepared(config, run):
+    """The data set, prepared by rank 0 while the others wait, its rows cut to seq_len, which is put into config."""
+    if run.world > 1 and run.rank > 0:
+        dist.barrier()
+    dataset = open_dataset(config)
+    if run.world > 1 and run.rank == 0:
+        dist.barrier()
+    config['seq_len'] = dataset.set_lengths(config['seq_len'], config['max_len'])
+    if dataset.n_cut:
+        say(run, f'{dataset.n_cut:,} of {len(dataset.y):,} sequences have more than {dataset.max_len} tokens and lose their end')
+    return dataset
+
+
+def sum_ranks(t, run):
+    """The sum of a tensor over all processes."""
+    if run.world > 1:
+        dist.all_reduce(t)
+    return t
+
+
+def wrap(model, run):
+    """The model as the training loop calls it: compiled, and averaged over processes. The bare one stays to be saved."""
+    model = torch.compile(model) if run.compile else model
+    if run.world > 1:
+        model = DistributedDataParallel(model, device_ids=[run.device] if run.device.type == 'cuda' else None)
+    return model
+
+
+def lr_at(step, total, lr, min_lr, warmup_steps):
+    """Linear warm-up, then a cosine from lr to min_lr at the last step."""
+    if step < warmup_steps:
+        return lr * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(total - warmup_steps, 1)
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def seed_all(*numbers):
+    """Seeds torch from several integers, mixed (torch's CPU generator looks at 32 bits only)."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
+def take_step(model, optimizer, scaler, batches, loss_of, step, seed, config, run):
+    """
+    One optimiser step: gradients of loss_of(x, valid, labels, whole) over the micro-batches, clipped, applied. -> gradient norm.
+
+    loss_of returns this micro-batch's part of the whole step's loss, so parts add up however the step is dealt out.
+    Random numbers (masks, dropout) are seeded by (seed, step, micro-batch): a run is the same for any number of
+    processes, and a resumed run needs no generator's state.
+    """
+    for i in range(config['accumulation']):
+        x, valid, labels, whole = next(batches)
+        seed_all(seed, step, i * run.world + run.rank)
+        last = i == config['accumulation'] - 1
+        with model.no_sync() if run.world > 1 and not last else nullcontext():
+            with run.autocast():
+                loss = loss_of(x, valid, labels, whole)
+            scaler.scale(loss * run.world).backward()  # times world, as DDP averages over ranks
+    scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config['grad_clip'] or math.inf)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def same_model(old, new, what):
+    """Fails, naming the first knob that differs, if two models' arguments are not the same."""
+    for k in new:
+        if old.get(k) != new[k]:
+            fail(f'{what} has {k}={old.get(k)}, this run {k}={new[k]}: give the same, or another out_dir')
+
+
+class Stop:
+    """Ctrl-C and SIGTERM: finish the step, save, leave. A second Ctrl-C leaves at once."""
+
+    def __init__(self):
+        self.signal = None
+        for s in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(s, self.catch)
+
+    def catch(self, number, frame):
+        self.signal = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def asked(self, run, step, every):
+        """Whether to stop after this step. Several processes agree on it, once in `every` steps."""
+        if run.world == 1:
+            return self.signal is not None
+        if (step + 1) % every:
+            return False
+        flag = torch.tensor(float(self.signal is not None), device=run.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag)
+
+
+def log_line(path, run, **values):
+    """One JSON object a line in log.jsonl."""
+    if run.rank == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, 'a') as f:
+            f.write(json.dumps(values) + '\n')
+
+
+# -----------------------------------------------------------------------------
+
+def train(mask, mask_ratio, dataset, config, run, stop):
+    """One pre-training run, from first step to last."""
+    out = Path(config['out_dir']) / mask
+    rows, valid_rows = dataset.rows('train'), dataset.rows('valid')
+    seed_all(config['seed'])
+    raw = build(config, d_raw=dataset.d_raw).to(run.device)  # the model without wrappers
+    model_args = dict(vars(raw.config))
+    optimizer = make_optimizer(raw, config['lr'], config['weight_decay'], run.device)
+    scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == 'float16')
+    steps_per_epoch = max(len(rows) // config['batch_size'], 1)
+    total = config['max_steps'] or config['epochs'] * steps_per_epoch
+    step, best = 0, math.inf
+
+    if config['resume'] and (out / 'last.pt').exists():
+        checkpoint = load(out, keys=('model', 'model_args', 'optimizer', 'scaler', 'step', 'best', 'config'))
+        same_model(checkpoint['model_args'], model_args, f'{out}/last.pt')
+        load_weights(raw, checkpoint['model'])
+        optimizer.load_state_dict(checkpoint['optimizer'])
+        scaler.load_state_dict(checkpoint['scaler'])
+        step, best = checkpoint['step'], checkpoint['best']
+        if run.rank == 0 and (out / 'log.jsonl').exists():  # forget what was logged after that save
+            lines = [s for s in (out / 'log.jsonl').read_text().splitlines() if json.loads(s)['step'] <= step]
+            (out / 'log.jsonl').write_text(''.join(s + '\n' for s in lines))
+        say(run, f'{mask}: resumed {out}/last.pt at step {step:,} of {total:,}')
+    else:
+        if config['init_from']:
+            start = load(config['init_from'])
+            loaded, new = load_weights(raw, start['model'], new=('decoder.',), dropped=('head.', 'head_query'))
+            say(run, f'{mask}: {loaded} weights from {config["init_from"]}, {new} new')
+        if run.rank == 0 and (out / 'log.jsonl').exists():
+            (out / 'log.jsonl').unlink()
+    model = wrap(raw, run)
+
+    def loss_of(x, valid, labels, whole):
+        loss, hidden = model(x, valid, mask, mask_ratio, config['n_query'])
+        count = sum(round(mask_ratio * n) for n in dataset.lengths(whole))  # hidden inputs of the whole step: no sync
+        loss = loss.sum() / count
+        with torch.no_grad():
+            sums['loss'] += loss
+            sums['hidden'][:x.shape[1]] += hidden.sum(0)
+            sums['real'][:x.shape[1]] += len(x) if valid is None else valid.sum(0)
+        sums['tokens'] += int(dataset.lengths(whole).sum()) // config['accumulation']
+        sums['places'] += x.shape[1] * len(whole) // config['accumulation']
+        return loss
+
+    def fresh():
+        return dict(loss=torch.zeros((), device=run.device), tokens=0, places=0, time=time.time(), step=step,
+                    hidden=torch.zeros(config['seq_len'], device=run.device),
+                    real=torch.zeros(config['seq_len'], device=run.device))
+
+    def checkpoint():
+        return dict(model=raw.state_dict(), model_args=model_args, config={**config, 'mask': mask, 'mask_ratio': mask_ratio},
+                    optimizer=optimizer.state_dict(), scaler=scaler.state_dict(), norm=dataset.norm, step=step, best=best,
+                    epoch=step // steps_per_epoch, position=step % steps_per_epoch)
+
+    def validate(mask):
+        batches = scoring(dataset, valid_rows, config['batch_size'] // run.world, run)
+        total = sum_ranks(masked_loss(raw, batches, mask, mask_ratio, config['n_query'], run.device, run.autocast), run)
+        return (total[0] / total[1]).item()
+
+    n_params = sum(p.numel() for p in raw.parameters())
+    say(run, f'{mask}: {n_params:,} parameters, {len(rows):,} rows, mask_ratio {mask_ratio}, {total:,} steps of {config["batch_size"]}')
+    batches = prefetch(micro_batches(dataset, rows, config, config['seed'], step, run), run.device)
+    bar = tqdm(total=total, initial=step, desc=mask, disable=run.rank > 0 or not sys.stderr.isatty())
+    sums, stopped = fresh(), False
+    while step < total and not stopped:
+        lr = lr_at(step, total, config['lr'], config['min_lr'], config['warmup_steps'])
+        for group in optimizer.param_groups:
+            group['lr'] = lr
+        norm = take_step(model, optimizer, scaler, batches, loss_of, step, config['seed'], config, run)
+        stopped = stop.asked(run, step, config['log_interval'])
+        step += 1
+        bar.update()
+
+        values = {}
+        if step % config['log_interval'] == 0 or step == total:
+            values = report(sums, step, lr, norm, run)
+            sums = fresh()
+        if len(valid_rows) and (step % config['eval_interval'] == 0 or step == total):
+            values['val_loss_random'] = validate('random')  # the yardstick: masks that do not move with the weights
+            values['val_loss'] = values['val_loss_random'] if mask == 'random' else validate(mask)
+            if values['val_loss_random'] < best:
+                best = values['val_loss_random']
+                if run.rank == 0:
+                    save(out / 'best.pt', checkpoint())
+        if values:
+            log_line(out / 'log.jsonl', run, step=step, **values)
+            say(run, f'{mask} step {step:,}: ' + ', '.join(f'{k} {v:.4g}' for k, v in values.items()))
+        if run.rank == 0 and (step % config['save_interval'] == 0 or step == total or stopped):
+            save(out / 'last.pt', checkpoint())
+    bar.close()
+    if stopped and step < total:
+        say(run, f'stopped at step {step:,} of {total:,}; {out}/last.pt is saved: go on with --resume')
+        sys.exit(128 + (stop.signal or signal.SIGTERM))
+    say(run, f'{mask}: wrote {out}/last.pt')
+
+
+def report(sums, step, lr, norm, run):
+    """
+    The log's numbers since the last line. mask_entropy: how evenly the inputs take turns at being hidden, the entropy of
+    how often each is, over that of equal shares: 1 = all alike, towards 0 = always the same few. Of rank 0's samples.
+    """
+    loss = sum_ranks(sums['loss'], run).item() / (step - sums['step'])
+    if not math.isfinite(loss):
+        fail(f'the loss is {loss} at step {step}: lower lr, or look at the data')
+    seen = sums['real'] > 0
+    p = sums['hidden'][seen] / sums['real'][seen]
+    p = p / p.sum()
+    entropy = -(p * p.clamp(min=1e-12).log()).sum() / math.log(max(len(p), 2))
+    return dict(loss=loss, lr=lr, grad_norm=norm.item(), tokens_per_s=round(sums['tokens'] / (time.time() - sums['time'])),
+                padding=1 - sums['tokens'] / sums['places'], masked=(sums['hidden'].sum() / sums['real'].sum()).item(),
+                mask_entropy=entropy.item())
+
+
+def main():
+    config = configure(globals())
+    masks, ratios = config['mask'], config['mask_ratio']
+    ratios = ratios * len(masks) if len(ratios) == 1 else ratios
+    if len(ratios) != len(masks):
+        fail(f'mask names {len(masks)} kind(s), {", ".join(masks)}, and mask_ratio has {len(ratios)} values: give one each')
+    for m in masks:
+        if m not in MASKS:
+            fail(f'unknown mask {m!r}; the nearest is {nearest(m, MASKS)!r}')
+    if config['n_query'] < 1:
+        fail(f'n_query={config["n_query"]}: at least one query must be drawn')
+    run, stop = set_up(config), Stop()
+    dataset = prepared(config, run)
+    rows = dataset.rows('train')
+    try:
+        for r in ratios:
+            check_ratio(r, dataset.lengths(rows))
+    except ValueError as error:
+        fail(str(error))
+    if config['init_from']:
+        dataset.norm = load(config['init_from'], keys=('model', 'norm'))['norm']  # the scale those weights know
+    else:
+        dataset.norm = fit_norm(dataset, rows, config['norm'])
+    for m, r in zip(masks, ratios):
+        train(m, r, dataset, config, run, stop)
+    if run.world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == '__main__':
+    main()
