@@ -1,8 +1,7 @@
 """Settings of a script: its own defaults, then config files, then --key=value, the later the stronger.
 
-A script keeps its knobs as plain assignments, one a line (`lr = 1e-4  # peak learning rate`), and calls
-`config = configure(globals())`; then `python pretrain.py config/small.py --lr=3e-4` sets them.  Names and
-types are checked against the defaults, so a typo stops the run rather than passing in silence.
+A script keeps its knobs as plain lines, `lr = 1e-4  # peak learning rate`, and calls configure(globals()).
+Names and types are checked against these defaults, so a typo stops the run and never passes in silence.
 """
 import ast, difflib, inspect, runpy, sys, traceback
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 SCALARS = {bool, int, float, str, type(None)}
 LITERAL = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.USub, ast.Load)  # the nodes of `-1` or `('a', None)`
-WORDS = {'true': True, 'false': False, 'inf': float('inf'), '-inf': float('-inf')}  # beside Python's literals
 
 def fail(message):
     """End the program with one line on stderr and status 2."""
@@ -22,7 +20,7 @@ def nearest(name, names):
     return (difflib.get_close_matches(name, names, n=1, cutoff=0) or ['none'])[0]
 
 def find_knobs(space):
-    """({name: the types of its value or elements}, the text of --help), read off the script's own source."""
+    """({name: (default, types of it or its elements)}, text of --help), read off the script's own source."""
     source = Path(space['__file__']).read_text(encoding='utf-8')
     lines, knobs, text = source.split('\n'), {}, (space.get('__doc__') or '').strip() + '\n'
     for node in ast.parse(source).body:
@@ -31,73 +29,69 @@ def find_knobs(space):
                 value, above = space[name], lines[node.lineno - 2]
                 kinds = {type(item) for item in (value if isinstance(value, tuple) else [value])}
                 if kinds <= SCALARS and all(isinstance(part, LITERAL) for part in ast.walk(node.value)):
-                    knobs[name] = kinds if kinds - {type(None)} else SCALARS  # a bare None or () takes any
+                    knobs[name] = value, kinds if kinds - {type(None)} else SCALARS  # None or () takes any
                     comment = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()  # in bytes
                     text += '\n' + above.strip('#-= ') + '\n' if above.startswith('#') else ''
                     text += f'  --{name}={value!r}'.ljust(40) + comment.partition('#')[2] + '\n'
     return knobs, text
 
-def run_file(name):
-    """The names that a config file leaves behind, as [(file, name, value)]."""
+def run_file(name, knobs):
+    """The settings that a config file leaves behind, as [(file, name, value)]."""
     path = next((path.resolve() for path in (Path(name), ROOT / name) if path.is_file()), None)
     if path is None or not name.endswith('.py'):
         fail(f'command line: {name!r} is no config file (*.py) in {Path.cwd()} or {ROOT}, nor a --key=value')
     sys.path += [str(path.parent), str(ROOT)]  # at the end, so that config/random.py hides no library
     try:
-        names = runpy.run_path(str(path))
+        found = runpy.run_path(str(path)).items()
     except Exception as error:
         lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(path)]
         line = lines[-1] if lines else getattr(error, 'lineno', 1)  # its own SyntaxError has no frame in it
         fail(f'{name}, line {line}: {type(error).__name__}: {error}')
-    tools = {key for key, value in names.items() if callable(value) or inspect.ismodule(value)}
-    return [(name, key, names[key]) for key in names if key[0] != '_' and key not in tools]
+    return [(name, key, value) for key, value in found if key in knobs  # even a function: a wrong value then
+            or not (key.startswith('_') or callable(value) or inspect.ismodule(value))]
 
 def parse(text, default, kinds):
     """The value that `text` spells on the command line; what spells none stays text, for fit() to judge."""
     raw = text.split(',') if isinstance(default, tuple) else text
-    if kinds == {str} and (raw == text or not text.startswith('(')):
-        return raw  # a data set called 1e3 is no number
-    try:
-        return ast.literal_eval(text)
+    try:  # a str is taken raw, for a data set may be called 1e3; only ('a', 'b') in brackets is read
+        return raw if kinds == {str} and (raw == text or text[:1] != '(') else ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return raw if str in kinds else WORDS.get(text, text)
+        return raw if str in kinds else {'true': True, 'false': False, 'inf': 1e999}.get(text, text)
 
 def fit(value, default, kinds):
-    """`value` in the type of the knob's default, or a ValueError."""
+    """`value` in the type of the knob's default, or a ValueError; an OverflowError past the largest float."""
     several = isinstance(value, (tuple, list))
     if isinstance(default, tuple) or default is None and several:
         return tuple(fit(item, 0, kinds) for item in (value if several else [value]))
     if type(value) not in kinds and type(value) in (int, float):  # 1 fills a float, a whole 1e3 an int
         value = float(value) if type(value) is int else int(value) if value.is_integer() else value
     if type(value) not in kinds or value != value:  # nan differs from itself
-        raise ValueError
+        raise ValueError('wants ' + ' or '.join(sorted(kind.__name__ for kind in kinds)))
     return value
 
 def configure(space, argv=None):
     """Set the knobs of the script whose globals() are `space`, and return {name: final value}."""
     (knobs, usage), rest = find_knobs(space), list(sys.argv[1:] if argv is None else argv)
     if '-h' in rest or '--help' in rest:
-        print(usage)
+        print(usage, end='')
         raise SystemExit(0)
     files, options, final = [], [], {name: space[name] for name in knobs}
     while rest:
         name, equals, value = rest.pop(0).partition('=')
         if name.startswith('--'):
-            if not equals:  # a bare --flag is True; any other option takes the next argument, or gets `...`
-                flag = isinstance(final.get(name[2:]), bool) and ''.join(rest[:1]).lower() not in WORDS
-                value = True if flag else rest.pop(0) if rest and not rest[0].startswith('--') else ...
+            if not equals:  # a bare --flag is True; another option takes the next argument, or gets `...`
+                flag = type(final.get(name[2:])) is bool and str(*rest[:1]).lower() not in ('true', 'false')
+                value = 'True' if flag else rest.pop(0) if rest and not rest[0].startswith('--') else ...
             options.append(('command line', name[2:], value))
         else:
-            files += run_file(name + equals + value)
+            files += run_file(name + equals + value, knobs)
     for source, name, value in files + options:
         if name not in knobs:
-            near = difflib.get_close_matches(name, knobs, n=1, cutoff=0) or ['none']
-            fail(f'{source}: unknown name {name!r}, the nearest is {near[0]!r}')
+            fail(f'{source}: unknown name {name!r}, the nearest is {nearest(name, knobs)!r}')
         try:
-            text = source == 'command line' and isinstance(value, str)
-            final[name] = fit(parse(value, space[name], knobs[name]) if text else value, space[name], knobs[name])
-        except (ValueError, OverflowError):
-            kinds = ' or '.join(sorted(kind.__name__ for kind in knobs[name]))
-            fail(f'{source}: {name} takes {kinds}, got {"nothing" if value is ... else repr(value)}')
+            spelled = source == 'command line' and value is not ...
+            final[name] = fit(parse(value, *knobs[name]) if spelled else value, *knobs[name])
+        except (ValueError, OverflowError) as error:
+            fail(f'{source}: {name}: {error}, got {"no value" if value is ... else repr(value)}')
     space.update(final)
     return final

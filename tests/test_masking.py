@@ -1,0 +1,163 @@
+"""masking.py against a reading of Eq. 2-5 in float64 loops, and the promises in its docstring."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import masking
+from masking import MASKS, attention_map, check_ratio, keep_top_k, n_hidden, positions, sample_queries
+from model import SMA, SMAConfig
+
+ENCODERS = [pytest.param(0, id='transformer'), pytest.param(5, id='perceiver')]
+
+
+def padded(B, n, seed):
+    """valid (B, n) with rows of 3 to n inputs."""
+    lengths = torch.randint(3, n + 1, (B, 1), generator=torch.Generator().manual_seed(seed))
+    lengths[0] = n
+    return torch.arange(n) < lengths
+
+
+def model_and_input(n_latent, n=20, B=16, discrete=True):
+    torch.manual_seed(0)
+    model = SMA(SMAConfig(d_raw=0 if discrete else 2, embed_dim=24, qk_dim=16, v_dim=24, n_head=4, seq_len=n, n_layer=2,
+                          n_latent=n_latent)).double()
+    for p in model.parameters():  # far from the start, where attention is nearly even
+        p.data += 0.3 * torch.randn_like(p)
+    x = torch.randint(6, 262, (B, n)) if discrete else torch.randn(B, n, 2).double()
+    return model, x
+
+
+@pytest.mark.parametrize('n_latent', ENCODERS)
+@pytest.mark.parametrize('mask', MASKS)
+@pytest.mark.parametrize('ratio', [0.15, 0.3, 0.5, 0.85])
+def test_exactly_the_rounded_share_is_hidden_and_never_padding(n_latent, mask, ratio):
+    model, x = model_and_input(n_latent, B=200)
+    valid = padded(200, 20, seed=1)
+    hidden = model.choose_mask(model.embed(x), valid, mask, ratio, 3, torch.Generator().manual_seed(0))
+    assert hidden.sum(1).tolist() == [round(ratio * k) for k in valid.sum(1).tolist()]
+    assert not (hidden & ~valid).any()
+
+
+def test_rounding_is_pythons_at_every_half():
+    for ratio in (0.05, 0.1, 0.15, 0.25, 0.3, 0.35, 0.5, 0.75, 0.85):
+        valid = torch.arange(300) < torch.arange(1, 301)[:, None]
+        assert n_hidden(valid, ratio).tolist() == [round(ratio * n) for n in range(1, 301)]
+
+
+def brute_force(model, x, valid, R, ratio):
+    """Eq. 2-5 for given queries R (B, |R|), one sample, head, query and input at a time, in float64."""
+    first, c = model.first, model.config
+    d_k = c.qk_dim // c.n_head
+    x_hat = model.embed(x).detach().numpy()
+    W = {name: p.detach().numpy() for name, p in first.named_parameters()}
+    masks = np.zeros(valid.shape, bool)
+    for b in range(len(x)):
+        inputs = [j for j in range(valid.shape[1]) if valid[b, j]]
+        total = {j: 0.0 for j in inputs}
+        for i in R[b].tolist():
+            row = model.latents[i].detach().numpy() if c.n_latent else x_hat[b, i]
+            row = (row - row.mean()) / math.sqrt(row.var() + 1e-5) * W['ln_query.weight'] + W['ln_query.bias']
+            q = W['query.weight'] @ row + W['query.bias']
+            for h in range(c.n_head):
+                part = slice(h * d_k, (h + 1) * d_k)
+                a = [q[part] @ (W['key.weight'] @ x_hat[b, j] + W['key.bias'])[part] / math.sqrt(d_k) for j in inputs]  # Eq. 2
+                e = np.exp(np.array(a) - max(a))
+                for j, p in zip(inputs, e / e.sum()):
+                    total[j] += p  # the sums of Eq. 4 and Eq. 5
+        top = sorted(inputs, key=lambda j: -total[j])[:round(ratio * len(inputs))]  # Eq. 3
+        masks[b, top] = True
+    return masks
+
+
+@pytest.mark.parametrize('discrete', [True, False])
+@pytest.mark.parametrize('n_latent', ENCODERS)
+def test_guided_is_eq_2_to_5(n_latent, discrete, monkeypatch):
+    model, x = model_and_input(n_latent, discrete=discrete)
+    valid = padded(16, 20, seed=2)
+    can_query = valid if not n_latent else torch.ones(16, n_latent, dtype=torch.bool)
+    R = sample_queries(can_query, 3, torch.Generator().manual_seed(3))
+    monkeypatch.setattr(masking, 'sample_queries', lambda *args: R)
+    for ratio in (0.15, 0.5):
+        hidden = model.choose_mask(model.embed(x), valid, 'guided', ratio, 3, None)
+        assert (hidden.numpy() == brute_force(model, x, valid, R, ratio)).all()
+
+
+def test_a_query_that_may_not_be_drawn_has_no_say():
+    """A sample with one valid query, asked for three: the mask is that of its one query."""
+    torch.manual_seed(0)
+    A = torch.rand(1, 2, 4, 4).softmax(-1)
+    valid = torch.ones(1, 4, dtype=torch.bool)
+    only = torch.tensor([[False, False, True, False]])
+    hidden = masking.guided(lambda R: A[:, :, R[0]], valid, only, 0.5, 3, None)
+    assert (hidden == keep_top_k(A[:, :, 2].sum(1), torch.tensor([2]))).all()
+
+
+def test_queries_are_drawn_evenly_without_replacement_and_only_where_allowed():
+    can_query = (torch.arange(12) < 9).expand(6000, 12)
+    R = sample_queries(can_query, 4, torch.Generator().manual_seed(0))
+    assert R.shape == (6000, 4) and R.max() < 9
+    assert (R.sort(1).values.diff(dim=1) > 0).all()
+    counts = torch.bincount(R.flatten(), minlength=12)[:9].double()
+    expected = 6000 * 4 / 9
+    assert (counts - expected).abs().max() < 5 * math.sqrt(expected)  # five standard deviations
+    assert sample_queries(can_query[:2], 99, None).shape == (2, 12)
+
+
+def test_attention_map_is_torchs():
+    """Its product with the values is what F.scaled_dot_product_attention computes."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 5, 8).double(), torch.randn(3, 2, 7, 8).double(), torch.randn(3, 2, 7, 4).double()
+    valid = padded(3, 7, seed=0)
+    A = attention_map(q, k, valid)
+    torch.testing.assert_close(A @ v, torch.nn.functional.scaled_dot_product_attention(q, k, v, valid[:, None, None, :]))
+    assert (A.masked_select(~valid[:, None, None, :]) == 0).all()
+
+
+def test_keep_top_k_is_numpys_sort():
+    v = torch.randn(50, 13, generator=torch.Generator().manual_seed(0))
+    k = torch.randint(0, 14, (50,), generator=torch.Generator().manual_seed(1))
+    for row, count, chosen in zip(v.numpy(), k.tolist(), keep_top_k(v, k).numpy()):
+        assert set(np.flatnonzero(chosen)) == set(np.argsort(-row)[:count])
+    assert keep_top_k(torch.zeros(1, 5), torch.tensor([2])).tolist() == [[True, True, False, False, False]]  # ties
+
+
+@pytest.mark.parametrize('mask', MASKS)
+def test_the_generator_decides(mask):
+    model, x = model_and_input(5)
+    valid = padded(16, 20, seed=1)
+
+    def draw(seed):
+        return model.choose_mask(model.embed(x), valid, mask, 0.4, 2, torch.Generator().manual_seed(seed))
+    assert (draw(0) == draw(0)).all() and (draw(0) != draw(1)).any()
+    torch.manual_seed(0)
+    a = model.choose_mask(model.embed(x), valid, mask, 0.4, 2, None)  # None: torch's own generator
+    torch.manual_seed(0)
+    assert (a == model.choose_mask(model.embed(x), valid, mask, 0.4, 2, None)).all()
+
+
+def test_random_hides_every_input_equally_often():
+    valid = torch.ones(20_000, 10, dtype=torch.bool)
+    share = masking.random(None, valid, valid, 0.3, 1, torch.Generator().manual_seed(0)).double().mean(0)
+    assert (share - 0.3).abs().max() < 5 * math.sqrt(0.3 * 0.7 / 20_000)
+
+
+def test_positions_are_nonzero_in_order():
+    flags = torch.rand(40, 17, generator=torch.Generator().manual_seed(0)) < 0.4
+    width = int(flags.sum(1).max())
+    for extra in (0, 3):
+        index, filled = positions(flags, width + extra)
+        assert index.shape == filled.shape == (40, width + extra)
+        for i in range(40):
+            assert index[i][filled[i]].tolist() == flags[i].nonzero().flatten().tolist()
+            assert (index[i][~filled[i]] == 0).all()
+
+
+def test_check_ratio():
+    lengths = np.array([3, 10])
+    check_ratio(0.5, lengths)
+    for bad, word in ((0.0, 'nothing'), (0.04, 'nothing'), (1.0, 'everything'), (0.85, 'row of 3'), (-1.0, 'nothing')):
+        with pytest.raises(ValueError, match=word):
+            check_ratio(bad, lengths)
