@@ -1,0 +1,313 @@
+"""model.py: the fast paths against the slow ones, what may not leak, and Eq. 1."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import masking
+from masking import positions
+from model import SMA, Decoder, Layer, SMAConfig, load, load_weights, make_optimizer, save, take
+
+ENCODERS = [pytest.param(0, id='transformer'), pytest.param(6, id='perceiver')]
+INPUTS = [pytest.param(0, id='bytes'), pytest.param(1, id='floats'), pytest.param(3, id='pixels')]
+N, B = 18, 5
+
+
+def make(n_latent, d_raw, double=True, seed=0, **more):
+    torch.manual_seed(seed)
+    c = dict(d_raw=d_raw, embed_dim=24, qk_dim=16, v_dim=24, n_head=4, seq_len=N, n_layer=3, n_latent=n_latent)
+    model = SMA(SMAConfig(**{**c, **more}))
+    return model.double() if double else model
+
+
+def inputs(d_raw, double=True, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    if d_raw:
+        x = torch.randn(B, N, d_raw, generator=g)
+        return (x.double() if double else x), None
+    valid = torch.arange(N) < torch.tensor([N, 11, 7, N, 4])[:, None]
+    return torch.randint(6, 262, (B, N), generator=g) * valid, valid
+
+
+def real(x, valid):
+    return torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
+
+
+@pytest.mark.parametrize('d_raw', INPUTS)
+@pytest.mark.parametrize('n_latent', ENCODERS)
+def test_gathering_away_is_masking_with_minus_infinity(n_latent, d_raw):
+    """Output and gradients: visible inputs gathered, against all inputs with the hidden ones masked out of attention."""
+    model, (x, valid) = make(n_latent, d_raw), inputs(d_raw)
+    for p in model.parameters():
+        p.data += 0.2 * torch.randn_like(p)
+    hidden = model.choose_mask(model.embed(x), real(x, valid), 'guided', 0.4, 2, torch.Generator().manual_seed(0))
+    m = round(0.4 * N)
+    hidden_at, is_hidden = positions(hidden, m)
+
+    def answers(gather):
+        model.zero_grad()
+        x_hat = model.embed(x)
+        keep = real(x, valid) & ~hidden
+        if gather:
+            at, ok = positions(keep, N - m)
+            H, rows = model.encode(take(x_hat, at), ok if valid is not None else None)
+        else:
+            H, rows = model.encode(x_hat, keep)
+        y = model.decode(H, rows, hidden_at) * is_hidden[..., None]
+        (y ** 2).sum().backward()
+        return [y.detach()] + [p.grad.clone() for p in model.parameters()]
+    for fast, slow in zip(answers(True), answers(False)):
+        torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('n_latent', ENCODERS)
+def test_decoding_the_hidden_is_decoding_all_and_selecting(n_latent):
+    model, (x, valid) = make(n_latent, 0), inputs(0)
+    H, rows = model.encode(model.embed(x), valid)
+    index = torch.tensor([[0, 3, 17], [5, 5, 1], [2, 4, 6], [9, 8, 7], [0, 1, 2]])
+    everywhere = model.decode(H, rows, torch.arange(N).expand(B, N))
+    torch.testing.assert_close(model.decode(H, rows, index), take(everywhere, index), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('d_raw', INPUTS)
+@pytest.mark.parametrize('n_latent', ENCODERS)
+def test_the_loss_is_of_hidden_inputs_only(n_latent, d_raw):
+    model, (x, valid) = make(n_latent, d_raw), inputs(d_raw)
+    loss, hidden = model(x, valid, 'random', 0.4, 1, torch.Generator().manual_seed(0))
+    at, ok = positions(real(x, valid) & ~hidden, N - round(0.4 * N))
+    H, rows = model.encode(take(model.embed(x), at), None if valid is None else ok)
+    total, count = 0.0, 0
+    for b, j in hidden.nonzero().tolist():
+        y = model.decode(H, rows, torch.full((B, 1), j))[b, 0]
+        total += F.mse_loss(y, x[b, j]) if d_raw else F.cross_entropy(y, x[b, j])
+        count += 1
+    torch.testing.assert_close(loss.sum().double() / count, total / count, rtol=1e-6, atol=1e-6)
+    assert count == hidden.sum() and (loss != 0).sum() == count
+
+
+@pytest.mark.parametrize('d_raw', INPUTS)
+@pytest.mark.parametrize('n_latent', ENCODERS)
+def test_nothing_flows_from_hidden_inputs_to_the_prediction(n_latent, d_raw, monkeypatch):
+    """For a fixed mask, other hidden values change the target and nothing else; other visible values change it."""
+    model, (x, valid) = make(n_latent, d_raw), inputs(d_raw)
+    hidden = masking.random(None, real(x, valid), None, 0.25, 1, torch.Generator().manual_seed(0))
+    monkeypatch.setitem(masking.MASKS, 'fixed', lambda *args: hidden)
+    seen = []
+    monkeypatch.setattr(model, 'loss', lambda prediction, target: seen.append((prediction, target)) or prediction.sum(-1))
+
+    def other(where):
+        y = torch.randn_like(x) if d_raw else torch.randint(6, 262, x.shape)
+        return torch.where(where[..., None] if d_raw else where, y, x)
+    for z in (x, other(hidden), other(real(x, valid) & ~hidden)):
+        model(z, valid, 'fixed', 0.25)
+    (a, a_target), (b, b_target), (c, _) = seen
+    filled = positions(hidden, round(0.25 * N))[1]
+    assert torch.equal(a[filled], b[filled]) and not torch.equal(a_target[filled], b_target[filled])
+    assert (a - c)[filled].abs().max() > 1e-6
+
+
+@pytest.mark.parametrize('n_latent', ENCODERS)
+def test_padding_changes_nothing(n_latent):
+    """A batch of rows of one length, and the same padded with whatever, give the same features and labels."""
+    model = make(n_latent, 0, n_out=3)
+    x = torch.randint(6, 262, (B, 10))
+    wide = torch.cat([x, torch.randint(0, 262, (B, 8))], 1)
+    valid = (torch.arange(18) < 10).expand(B, 18)
+    for f in (model.predict, model.features):
+        torch.testing.assert_close(f(x), f(wide, valid), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('n_latent', ENCODERS)
+@pytest.mark.parametrize('d_raw', [0, 2])
+def test_eq_1_learning_does_not_depend_on_the_order_of_inputs(n_latent, d_raw, monkeypatch):
+    """
+    Eq. 1: permute the inputs of every sample and the rows of P alike, and the whole run is the same up to that
+    permutation: masks, losses, weights, with the drawn queries mapped along. AdamW, 12 steps, float64, no padding.
+    """
+    to = torch.randperm(N, generator=torch.Generator().manual_seed(5))  # new place i holds old input to[i]
+    back = to.argsort()
+
+    def learn(permuted):
+        draws = torch.Generator().manual_seed(7)
+
+        def sample(can_query, n_query, generator):
+            R = torch.stack([torch.randperm(n_latent or N, generator=draws)[:n_query] for _ in range(B)])
+            return back[R] if permuted and not n_latent else R
+        monkeypatch.setattr(masking, 'sample_queries', sample)
+        model, data, history = make(n_latent, d_raw), torch.Generator().manual_seed(9), []
+        if permuted:
+            model.P.data = model.P.data[to]
+        optimizer = make_optimizer(model, 1e-2, 0.01, 'cpu')
+        for _ in range(12):
+            x = torch.randn(B, N, d_raw, generator=data).double() if d_raw else torch.randint(6, 262, (B, N), generator=data)
+            loss, hidden = model(x[:, to] if permuted else x, None, 'guided', 0.3, 2)
+            history.append((loss.sum().item(), hidden[:, back] if permuted else hidden))
+            (loss.sum() / hidden.sum()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        weights = {k: v.clone() for k, v in model.state_dict().items()}
+        weights['P'] = weights['P'][back] if permuted else weights['P']
+        return history, weights
+    (h1, w1), (h2, w2) = learn(False), learn(True)
+    for (loss1, mask1), (loss2, mask2) in zip(h1, h2):
+        assert math.isclose(loss1, loss2, rel_tol=1e-5)  # the loss is summed in float32
+        assert torch.equal(mask1, mask2)
+    assert any(not torch.equal(h1[0][1], mask) for _, mask in h1)
+    for name in w1:
+        torch.testing.assert_close(w1[name], w2[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize('d_raw', [0, 1])
+@pytest.mark.parametrize('n_latent', ENCODERS)
+def test_one_batch_can_be_overfitted(n_latent, d_raw):
+    model, (x, valid) = make(n_latent, d_raw, double=False), inputs(d_raw, double=False)
+    optimizer = make_optimizer(model, 1e-3, 0.0, 'cpu')
+    for step in range(600):
+        loss, hidden = model(x, valid, 'random', 0.3, 1, torch.Generator().manual_seed(0))
+        loss = loss.sum() / hidden.sum()
+        if step == 0:
+            first = loss.item()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.item() < 0.02 * first
+
+
+@pytest.mark.parametrize('n_latent', ENCODERS)
+def test_masks_find_hidden_groups_of_inputs(n_latent):
+    """
+    24 inputs in 6 groups of 4, shuffled: a group's values are one normal number plus noise. After training with guided
+    masks of 8 inputs (two groups), the share of groups with anything hidden that are hidden whole, against random masks'.
+    The README has three seeds of 2,000 steps: `python tests/test_model.py`.
+    """
+    guided, random = group_shares(n_latent, steps=700)
+    assert guided > 4 * random, (guided, random)
+
+
+def group_shares(n_latent, steps, seed=0):
+    torch.manual_seed(seed)
+    n_group, size = 6, 4
+    n = n_group * size
+    group = (torch.arange(n) // size)[torch.randperm(n)]
+    model = SMA(SMAConfig(d_raw=1, embed_dim=64, v_dim=64, qk_dim=64, n_head=4, n_layer=2, seq_len=n, n_latent=2 * n_latent))
+    optimizer = make_optimizer(model, 1e-3, 0.01, 'cpu')
+
+    def draw(rows):
+        return (torch.randn(rows, n_group)[:, group] + 0.5 * torch.randn(rows, n))[..., None] / math.sqrt(1.25)
+    for _ in range(steps):
+        loss, hidden = model(draw(64), None, 'guided', 1 / 3, 2)
+        (loss.sum() / hidden.sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    shares = []
+    for mask in ('guided', 'random'):
+        with torch.no_grad():
+            hidden = model(draw(4000), None, mask, 1 / 3, 2)[1]
+        counts = torch.stack([hidden[:, group == g].sum(1) for g in range(n_group)], 1)
+        shares.append(((counts == size).sum() / (counts > 0).sum()).item())
+    return shares
+
+
+def test_layer_is_torchs_transformer_layer():
+    """A block with one width is nn.TransformerEncoderLayer(norm_first=True, activation='gelu'): same weights, same output."""
+    torch.manual_seed(0)
+    c = SMAConfig(embed_dim=32, qk_dim=32, v_dim=32, n_head=4)
+    ours = Layer(c, 32, 32).double()
+    theirs = torch.nn.TransformerEncoderLayer(32, 4, 128, 0.0, 'gelu', batch_first=True, norm_first=True).double()
+    ours.load_state_dict({
+        'ln_query.weight': theirs.norm1.weight, 'ln_query.bias': theirs.norm1.bias,
+        **{f'{name}.weight': w for name, w in zip(('query', 'key', 'value'), theirs.self_attn.in_proj_weight.chunk(3))},
+        **{f'{name}.bias': w for name, w in zip(('query', 'key', 'value'), theirs.self_attn.in_proj_bias.chunk(3))},
+        'proj.weight': theirs.self_attn.out_proj.weight, 'proj.bias': theirs.self_attn.out_proj.bias,
+        'ln_mlp.weight': theirs.norm2.weight, 'ln_mlp.bias': theirs.norm2.bias,
+        'fc.weight': theirs.linear1.weight, 'fc.bias': theirs.linear1.bias,
+        'fc_proj.weight': theirs.linear2.weight, 'fc_proj.bias': theirs.linear2.bias})
+    x, valid = torch.randn(B, N, 32).double(), inputs(0)[1]
+    mine, other = ours(x, filled=valid), theirs(x, src_key_padding_mask=~valid)
+    torch.testing.assert_close(mine[valid], other[valid], rtol=1e-10, atol=1e-10)
+
+
+def test_decoder_is_eq_6():
+    """The decoder spelled out: LN, softmax(Q_o K_o^T / sqrt(d_k)) V_o, projection, no residual to the query, MLP, LN, Linear."""
+    torch.manual_seed(0)
+    c = SMAConfig(embed_dim=20, qk_dim=16, v_dim=24, n_head=1, n_latent=3)
+    d = Decoder(c, 7).double()
+    P, H = torch.randn(1, N, 20).double(), torch.randn(B, 3, 24).double()
+    kv, layer = d.ln_H(H), d.layer
+    Q = layer.query(layer.ln_query(P))
+    O = torch.softmax(Q @ layer.key(kv).transpose(1, 2) / 4, -1) @ layer.value(kv)
+    y = layer.proj(O)
+    y = y + layer.fc_proj(F.gelu(layer.fc(layer.ln_mlp(y))))
+    torch.testing.assert_close(d(d.project(P), H, None), d.out(d.ln_out(y)), rtol=1e-10, atol=1e-10)
+
+
+def test_dropout_and_drop_path_act_in_training_only():
+    x, _ = inputs(1)
+    for knob in ('dropout', 'drop_path'):
+        model = make(0, 1, n_out=1, **{knob: 0.5})
+        torch.manual_seed(0)
+        assert not torch.equal(model(x), model(x))
+        model.eval()
+        assert torch.equal(model(x), model(x))
+    layer = Layer(replace(model.config, dropout=0.0), 24, 24, drop_path=0.25).double().train()
+    t = torch.ones(20_000, 1, 1)
+    assert abs(layer.skip(t).mean().item() - 1) < 0.02 and set(layer.skip(t).unique().tolist()) == {0.0, torch.tensor(4 / 3).item()}
+
+
+def test_start_is_the_papers_sort():
+    """N(0, 0.02) for every Linear, Embedding, latent and position; biases 0, LayerNorms 1 and 0 (reference notes)."""
+    model = make(64, 0, double=False, embed_dim=64, v_dim=64, qk_dim=64)
+    for name, p in model.named_parameters():
+        if p.ndim > 1:
+            assert abs(p.std().item() - 0.02) < 0.003, name
+        else:
+            assert (p == (1.0 if 'ln_' in name and name.endswith('weight') else 0.0)).all(), name
+
+
+def test_every_weight_learns():
+    for n_latent in (0, 6):
+        for n_out in (0, 2):
+            model, (x, valid) = make(n_latent, 0, n_out=n_out), inputs(0)
+            (model(x, valid) if n_out else model(x, valid, 'guided', 0.3)[0]).sum().backward()
+            assert all(p.grad is not None for p in model.parameters())
+
+
+def test_only_matrices_decay():
+    model = make(6, 0)
+    decay, rest = make_optimizer(model, 1e-3, 0.1, 'cpu').param_groups
+    assert decay['weight_decay'] == 0.1 and rest['weight_decay'] == 0
+    assert {id(p) for p in decay['params']} == {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear)}
+    assert len(decay['params']) + len(rest['params']) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize('bad', [dict(n_head=5), dict(embed_dim=32), dict(n_layer=0), dict(dropout=1.0)])
+def test_shapes_that_cannot_be(bad):
+    with pytest.raises(ValueError, match='must'):
+        make(0, 0, **bad)
+
+
+def test_checkpoints_round_trip_and_name_what_is_new(tmp_path, capsys):
+    old, new = make(0, 1), make(0, 1, seed=1, n_out=2)
+    save(tmp_path / 'a' / 'last.pt', dict(model=old.state_dict(), model_args=vars(old.config), config={}))
+    checkpoint = load(tmp_path / 'a')  # a folder means its last.pt
+    loaded, fresh = load_weights(new, checkpoint['model'], new=('head.', 'head_query'), dropped=('decoder.',))
+    assert loaded + fresh == len(new.state_dict()) and fresh == sum(k.startswith('head') for k in new.state_dict())
+    assert all(torch.equal(v, new.state_dict()[k]) for k, v in old.state_dict().items() if not k.startswith('decoder.'))
+    with pytest.raises(SystemExit):
+        load_weights(new, checkpoint['model'])  # nobody said that the head is new
+    assert 'does not fit' in capsys.readouterr().err
+    (tmp_path / 'cut.pt').write_bytes((tmp_path / 'a' / 'last.pt').read_bytes()[:500])
+    torch.save({'a': 1}, tmp_path / 'other.pt')
+    for path, word in (('cut.pt', 'cut short'), ('other.pt', 'not a checkpoint'), ('none.pt', 'no checkpoint')):
+        with pytest.raises(SystemExit) as end:
+            load(tmp_path / path)
+        assert end.value.code == 2 and word in capsys.readouterr().err
+
+
+if __name__ == '__main__':
+    for n_latent in (0, 6):
+        shares = [group_shares(n_latent, steps=2000, seed=seed) for seed in (0, 1, 2)]
+        print('Perceiver' if n_latent else 'Transformer', '(guided, random):', shares)
