@@ -1,9 +1,10 @@
 """Settings of a script: its own defaults, then config files, then --key=value, the later the stronger.
 
-A script keeps its knobs as plain lines, `lr = 1e-4  # peak learning rate`, and calls configure(globals()).
+A script keeps its knobs as plain lines, `lr = 1e-4  # peak learning rate` or `max_len: int | None = None  # cut here`, and
+calls configure(globals()).
 Names and types are checked against these defaults, so a typo stops the run and never passes in silence.
 """
-import ast, difflib, inspect, runpy, sys, traceback
+import ast, builtins, difflib, inspect, runpy, sys, traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -25,9 +26,12 @@ def find_knobs(space):
     lines, knobs, text = source.split('\n'), {}, (space.get('__doc__') or '').strip() + '\n'
     for node in ast.parse(source).body:
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)]) if name in space and not name.startswith('_'):
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name), value=ast.AST()) \
+                    if name in space and not name.startswith('_'):
                 value, above = space[name], lines[node.lineno - 2]
                 kinds = {type(item) for item in (value if isinstance(value, tuple) else [value])}
+                if isinstance(node, ast.AnnAssign):  # `max_len: int | None = None` says what else it may be
+                    kinds |= {type(None), getattr(builtins, node.annotation.left.id)}
                 if kinds <= SCALARS and all(isinstance(part, LITERAL) for part in ast.walk(node.value)):
                     knobs[name] = value, kinds if kinds - {type(None)} else SCALARS  # None or () takes any
                     comment = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()  # in bytes
@@ -54,7 +58,8 @@ def parse(text, default, kinds):
     """The value that `text` spells on the command line; what spells none stays text, for fit() to judge."""
     raw = text.split(',') if isinstance(default, tuple) else text
     try:  # a str is taken raw, for a data set may be called 1e3; only ('a', 'b') in brackets is read
-        return raw if kinds == {str} and (raw == text or text[:1] != '(') else ast.literal_eval(text)
+        plain = kinds == {str} or kinds == {str, type(None)} and text != 'None'
+        return raw if plain and (raw == text or text[:1] != '(') else ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return raw if str in kinds else {'true': True, 'false': False, 'inf': 1e999}.get(text, text)
 
@@ -80,7 +85,9 @@ def configure(space, argv=None):
         name, equals, value = rest.pop(0).partition('=')
         if name.startswith('--'):
             if not equals:  # a bare --flag is True; another option takes the next argument, or gets `...`
-                flag = type(final.get(name[2:])) is bool and str(*rest[:1]).lower() not in ('true', 'false')
+                default, kinds = knobs.get(name[2:], (None, set()))
+                flag = kinds <= {bool, type(None)} and not isinstance(default, tuple)
+                flag = flag and str(*rest[:1]).lower() not in ('true', 'false')
                 value = 'True' if flag else rest.pop(0) if rest and not rest[0].startswith('--') else ...
             options.append(('command line', name[2:], value))
         else:

@@ -39,11 +39,11 @@ from configurator import configure, fail, nearest
 # knobs of `python data.py NAME`; the stages have the same
 dataset = ''  # a name from DATASETS, or a file
 data_dir = 'datasets'  # prepared data sets are kept here
-input_column = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
-label_column = None  # csv: the label's column. npz: 'y'
-split_column = None  # csv: a column that says train, valid or test
-valid_file = None  # validation rows in a file of their own
-test_file = None  # test rows in a file of their own
+input_column: str | None = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
+label_column: str | None = None  # csv: the label's column. npz: 'y'
+split_column: str | None = None  # csv: a column that says train, valid or test
+valid_file: str | None = None  # validation rows in a file of their own
+test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.05  # without those: the share of rows drawn for validation
 test_share = 0.15  # and for the test
 

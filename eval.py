@@ -22,37 +22,37 @@ from pretrain import say, set_up, sum_ranks
 # -----------------------------------------------------------------------------
 ckpt = ''  # a checkpoint of pretrain.py or finetune.py, or a folder with last.pt
 split = 'test'  # rows to score: train, valid, test or all
-embed = None  # a file: write one vector for each of its rows
-embed_out = None  # where to; None = FILE.embeddings.npy in the current folder
+embed: str | None = None  # a file: write one vector for each of its rows
+embed_out: str | None = None  # where to; None = FILE.embeddings.npy in the current folder
 # other data than the checkpoint's own
-dataset = None  # a name from data.py, or a file
+dataset: str | None = None  # a name from data.py, or a file
 data_dir = 'datasets'  # prepared data sets are kept here
-input_column = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
-label_column = None  # csv: the label's column. npz: 'y'
-split_column = None  # csv: a column that says train, valid or test
-valid_file = None  # validation rows in a file of their own
-test_file = None  # test rows in a file of their own
+input_column: str | None = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
+label_column: str | None = None  # csv: the label's column. npz: 'y'
+split_column: str | None = None  # csv: a column that says train, valid or test
+valid_file: str | None = None  # validation rows in a file of their own
+test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.05  # without those: the share of rows drawn for validation
 test_share = 0.15  # and for the test
 # masks of a pre-trained checkpoint; None = those it was trained with
-mask = None  # guided or random
-mask_ratio = None  # share of the inputs hidden
+mask: str | None = None  # guided or random
+mask_ratio: float | None = None  # share of the inputs hidden
 # run
 batch_size = 256  # samples at a time
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
 # -----------------------------------------------------------------------------
-DATA_KNOBS = ('input_column', 'label_column', 'split_column', 'valid_file', 'test_file', 'valid_share', 'test_share')
+_DATA_KNOBS = ('input_column', 'label_column', 'split_column', 'valid_file', 'test_file', 'valid_share', 'test_share')
 
 
 def data_of(config, checkpoint):
     """The data set to look at: the checkpoint's own, or the one that the knobs name; fits the model or fails."""
-    own = {k: checkpoint['config'][k] for k in ('dataset', *DATA_KNOBS)}
+    own = {k: checkpoint['config'][k] for k in ('dataset', *_DATA_KNOBS)}
     source = config['embed'] or config['dataset']
     if source is None:
         knobs = own
     else:
-        knobs = {k: config[k] for k in DATA_KNOBS}
+        knobs = {k: config[k] for k in _DATA_KNOBS}
         knobs['dataset'] = source
     dataset = Dataset(prepare({**knobs, 'data_dir': config['data_dir']}))
     args = checkpoint['model_args']

@@ -31,23 +31,23 @@ from pretrain import Stop, log_line, lr_at, prepared, say, seed_all, set_up, sum
 # data
 dataset = 'collider'  # a name from data.py, or a file
 data_dir = 'datasets'  # prepared data sets are kept here
-input_column = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
-label_column = None  # csv: the label's column. npz: 'y'
-split_column = None  # csv: a column that says train, valid or test
-valid_file = None  # validation rows in a file of their own
-test_file = None  # test rows in a file of their own
+input_column: str | None = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
+label_column: str | None = None  # csv: the label's column. npz: 'y'
+split_column: str | None = None  # csv: a column that says train, valid or test
+valid_file: str | None = None  # validation rows in a file of their own
+test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.05  # without those: the share of rows drawn for validation
 test_share = 0.15  # and for the test
-max_len = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
+max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
 norm = 'standard'  # how floats are scaled from scratch; a checkpoint brings its own statistics
-target = None  # binary, multiclass or regression; None = the data set's own
-metric = None  # accuracy, roc_auc, f1, rmse or spearman; None = the data set's own, else accuracy or rmse
-n_train = 1000  # labelled rows, another draw for each seed; None = all
+target: str | None = None  # binary, multiclass or regression; None = the data set's own
+metric: str | None = None  # accuracy, roc_auc, f1, rmse or spearman; None = the data set's own, else accuracy or rmse
+n_train: int | None = 1000  # labelled rows, another draw for each seed; None = all
 # what to start from
 init_from = ('scratch', 'out/collider/random', 'out/collider/guided')  # checkpoints (a folder means its last.pt), or scratch
 # model, where no checkpoint says: the shape of `scratch` is that of the first checkpoint in init_from
 embed_dim = 64  # width of the embedded inputs
-seq_len = None  # most inputs; None = as many as the data has
+seq_len: int | None = None  # most inputs; None = as many as the data has
 n_layer = 3  # the masking layer and n_layer - 1 blocks
 qk_dim = 64  # queries and keys, all heads together
 n_head = 4  # heads
@@ -60,7 +60,7 @@ drop_path = 0.0  # chance that a sample skips a block's branch
 batch_size = 128  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step
 epochs = 20  # passes over the labelled rows
-max_steps = None  # optimiser steps; None = what the epochs take
+max_steps: int | None = None  # optimiser steps; None = what the epochs take
 lr = (1e-3, 3e-4)  # peak learning rates: each is tried, the best on validation kept
 min_lr = 0.0  # where the cosine ends
 warmup_steps = 10  # linear warm-up
@@ -70,10 +70,10 @@ grad_clip = 1.0  # largest gradient norm; 0 = off
 seeds = (0, 1, 2)  # one run each: of new weights, labelled rows, batches and dropout
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
-compile = None  # torch.compile; None = on cuda only
+compile: bool | None = None  # torch.compile; None = on cuda only
 out_dir = 'out/finetune_collider'  # checkpoints and results
 resume = False  # keep the runs that OUT_DIR already holds whole
-eval_interval = None  # steps between validations; None = an epoch
+eval_interval: int | None = None  # steps between validations; None = an epoch
 # -----------------------------------------------------------------------------
 
 

@@ -36,18 +36,18 @@ from model import build, load, load_weights, make_optimizer, masked_loss, save
 # data
 dataset = 'collider'  # a name from data.py, or a file: .txt .smi .fasta .csv .tsv .npy .npz
 data_dir = 'datasets'  # prepared data sets are kept here
-input_column = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
-label_column = None  # csv: the label's column, kept out of the inputs. npz: 'y'
-split_column = None  # csv: a column that says train, valid or test
-valid_file = None  # validation rows in a file of their own
-test_file = None  # test rows in a file of their own
+input_column: str | None = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
+label_column: str | None = None  # csv: the label's column, kept out of the inputs. npz: 'y'
+split_column: str | None = None  # csv: a column that says train, valid or test
+valid_file: str | None = None  # validation rows in a file of their own
+test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.05  # without those: the share of rows drawn for validation
 test_share = 0.15  # and for the test
-max_len = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
+max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
 norm = 'standard'  # how floats are scaled: standard, quantile (ranks to a Gaussian) or none
 # model (Tables 8-12)
 embed_dim = 64  # width of the embedded inputs
-seq_len = None  # most inputs; None = as many as the data has
+seq_len: int | None = None  # most inputs; None = as many as the data has
 n_layer = 3  # the masking layer and n_layer - 1 blocks
 qk_dim = 64  # queries and keys, all heads together
 n_head = 4  # heads
@@ -64,7 +64,7 @@ n_query = 2  # queries drawn for each guided mask, |R|
 batch_size = 256  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step, for batches that do not fit in memory
 epochs = 5  # passes over the training rows
-max_steps = None  # optimiser steps; None = what the epochs take
+max_steps: int | None = None  # optimiser steps; None = what the epochs take
 lr = 1e-3  # peak learning rate
 min_lr = 0.0  # where the cosine ends
 warmup_steps = 100  # linear warm-up
@@ -74,10 +74,10 @@ grad_clip = 1.0  # largest gradient norm; 0 = off
 seed = 0  # of weights, batches and masks
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
-compile = None  # torch.compile; None = on cuda only
+compile: bool | None = None  # torch.compile; None = on cuda only
 out_dir = 'out/collider'  # runs are written to OUT_DIR/MASK
 resume = False  # go on from OUT_DIR/MASK/last.pt where there is one
-init_from = None  # a checkpoint whose weights to start from
+init_from: str | None = None  # a checkpoint whose weights to start from
 log_interval = 100  # steps between lines of the log
 eval_interval = 500  # steps between validations
 save_interval = 500  # steps between saves of last.pt

@@ -401,3 +401,27 @@ def test_round_trip(tmp_path):
         wanted = {'i': i, 'f': f, 's': s, 't': tuple(t)}
         assert all(same(value, wanted[name]) for name, value in configure(space, argv).items())
     check()
+
+
+TYPED = """
+n_train: int | None = 1000  # labelled rows
+column: str | None = None  # a name
+fast: bool | None = None  # None = found out
+"""
+
+
+@pytest.mark.parametrize('option, expected', [
+    ('--n_train=5', 5), ('--n_train=1e3', 1000), ('--n_train=None', None), ('--column=1', '1'), ('--column=None', None),
+    ('--column=a,b', 'a,b'), ('--fast', True), ('--fast=False', False), ('--fast=false', False), ('--fast=None', None)])
+def test_an_annotation_types_a_knob_whose_default_is_none(tmp_path, option, expected):
+    (tmp_path / 's.py').write_text(TYPED)
+    space = {'__file__': str(tmp_path / 's.py'), 'n_train': 1000, 'column': None, 'fast': None}
+    assert configure(space, [option])[option[2:].partition('=')[0]] == expected
+
+
+@pytest.mark.parametrize('option', ['--n_train=abc', '--n_train', '--n_train=0.5', '--column', '--fast=3'])
+def test_an_annotated_knob_refuses_other_types(tmp_path, capsys, option):
+    (tmp_path / 's.py').write_text(TYPED)
+    with pytest.raises(SystemExit) as end:
+        configure({'__file__': str(tmp_path / 's.py'), 'n_train': 1000, 'column': None, 'fast': None}, [option])
+    assert end.value.code == 2 and capsys.readouterr().err.count('\n') == 1
