@@ -44,8 +44,8 @@ label_column: str | None = None  # csv: the label's column. npz: 'y'
 split_column: str | None = None  # csv: a column that says train, valid or test
 valid_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
-valid_share = 0.05  # without those: the share of rows drawn for validation
-test_share = 0.15  # and for the test
+valid_share = 0.02  # without those: the share of rows drawn for validation
+test_share = 0.1  # and for the test
 
 SPLITS = ('train', 'valid', 'test')
 SPLIT_NAMES = {'train': 0, 'training': 0, 'valid': 1, 'val': 1, 'validation': 1, 'dev': 1, 'test': 2, '': -1}

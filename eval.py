@@ -17,7 +17,7 @@ import numpy as np
 from configurator import configure, fail
 from data import Dataset, prepare, score, scoring
 from model import build, load, load_weights, masked_loss, outputs
-from pretrain import say, set_up, sum_ranks
+from pretrain import check_masks, say, set_up
 
 # -----------------------------------------------------------------------------
 ckpt = ''  # a checkpoint of pretrain.py or finetune.py, or a folder with last.pt
@@ -32,8 +32,8 @@ label_column: str | None = None  # csv: the label's column. npz: 'y'
 split_column: str | None = None  # csv: a column that says train, valid or test
 valid_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
-valid_share = 0.05  # without those: the share of rows drawn for validation
-test_share = 0.15  # and for the test
+valid_share = 0.02  # without those: the share of rows drawn for validation
+test_share = 0.1  # and for the test
 # masks of a pre-trained checkpoint; None = those it was trained with
 mask: str | None = None  # guided or random
 mask_ratio: float | None = None  # share of the inputs hidden
@@ -102,6 +102,7 @@ def main():
     else:
         own = checkpoint['config']
         mask, ratio = config['mask'] or own['mask'], config['mask_ratio'] or own['mask_ratio']
+        check_masks([mask], [ratio], dataset.lengths(rows))
         total, hidden = masked_loss(model, batches, mask, ratio, own['n_query'], run.device, run.autocast).tolist()
         say(run, f'masked loss on {len(rows):,} {config["split"]} rows, {mask} masks, ratio {ratio}: {total / hidden:.4f}')
 

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from configurator import configure, fail
 from data import DATASETS, LOWER_IS_BETTER, METRICS, SPLITS, class_numbers, fit_norm, micro_batches, prefetch, score, scoring
 from model import build, load, load_weights, make_optimizer, outputs, save
-from pretrain import Stop, log_line, lr_at, prepared, say, seed_all, set_up, sum_ranks, take_step, wrap
+from pretrain import Stop, log_line, lr_at, must_match, prepared, say, seed_all, set_up, sum_ranks, take_step, wrap
 
 # -----------------------------------------------------------------------------
 # data
@@ -36,8 +37,8 @@ label_column: str | None = None  # csv: the label's column. npz: 'y'
 split_column: str | None = None  # csv: a column that says train, valid or test
 valid_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
-valid_share = 0.05  # without those: the share of rows drawn for validation
-test_share = 0.15  # and for the test
+valid_share = 0.02  # without those: the share of rows drawn for validation
+test_share = 0.1  # and for the test
 max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
 norm = 'standard'  # how floats are scaled from scratch; a checkpoint brings its own statistics
 target: str | None = None  # binary, multiclass or regression; None = the data set's own
@@ -59,9 +60,9 @@ drop_path = 0.0  # chance that a sample skips a block's branch
 # optimiser
 batch_size = 128  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step
-epochs = 20  # passes over the labelled rows
+epochs = 40  # passes over the labelled rows
 max_steps: int | None = None  # optimiser steps; None = what the epochs take
-lr = (1e-3, 3e-4)  # peak learning rates: each is tried, the best on validation kept
+lr = (1e-3,)  # peak learning rates: of several, the best on validation is kept
 min_lr = 0.0  # where the cosine ends
 warmup_steps = 10  # linear warm-up
 weight_decay = 0.01  # of matrices; biases, LayerNorms and embeddings have none
@@ -73,7 +74,7 @@ dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 e
 compile: bool | None = None  # torch.compile; None = on cuda only
 out_dir = 'out/finetune_collider'  # checkpoints and results
 resume = False  # keep the runs that OUT_DIR already holds whole
-eval_interval: int | None = None  # steps between validations; None = an epoch
+eval_interval: int | None = 14  # steps between validations; None = an epoch
 # -----------------------------------------------------------------------------
 
 
@@ -118,8 +119,8 @@ def score_rows(model, dataset, rows, head, config, run):
     return score(head, dataset.labels(rows), p.cpu().numpy())
 
 
-def train(start, lr, seed, labelled, dataset, head, config, run, stop):
-    """One run -> the checkpoint of its best validation score. `start` is a checkpoint, or None for scratch."""
+def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
+    """One run -> the checkpoint of its best validation score, or None if stopped. `start` is a checkpoint, or None for scratch."""
     seed_all(seed)
     n_out = len(head['classes']) if head['target'] == 'multiclass' else 1
     raw = build({**config, **(start['model_args'] if start else {}), 'dropout': config['dropout'],
@@ -158,18 +159,24 @@ def train(start, lr, seed, labelled, dataset, head, config, run, stop):
     interval = config['eval_interval'] or steps_per_epoch
     sign = -1 if head['metric'] in LOWER_IS_BETTER else 1
     best = dict(score=-math.inf)
+    bar = tqdm(total=total, desc=f'{name} lr {lr:g} seed {seed}', leave=False, disable=run.rank > 0 or not sys.stderr.isatty())
     batches = prefetch(micro_batches(dataset, rows, config, seed, 0, run, labels), run.device)
     for step in range(total):
         for group in optimizer.param_groups:
             group['lr'] = lr_at(step, total, lr, config['min_lr'], config['warmup_steps'])
-        take_step(model, optimizer, scaler, batches, loss_of, step, seed, config, run)
+        norm = take_step(model, optimizer, scaler, batches, loss_of, step, seed, config, run)
+        bar.update()
         if stop.asked(run, step, interval):
             return None
         if (step + 1) % interval == 0 or step + 1 == total:
+            if not math.isfinite(norm):
+                fail(f'the gradient is {norm.item()} at step {step + 1}: lower lr')
             value = score_rows(raw, dataset, labelled['valid'], head, config, run)
+            log_line(Path(config['out_dir']) / 'log.jsonl', run, init_from=name, lr=lr, seed=seed, step=step + 1, valid=value)
             if sign * value > best['score']:
                 best = dict(score=sign * value, valid=value, step=step + 1,
                             model={k: v.detach().cpu().clone() for k, v in raw.state_dict().items()})
+    bar.close()
     return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=dataset.norm, head=head, lr=lr,
                 seed=seed, step=best['step'], valid=best['valid'], n_train=len(rows))
 
@@ -197,17 +204,19 @@ def main():
              '|---|---|---|---|---|---|')
     table = []
     for name, start in starts.items():
-        label = f'{start["config"]["mask"]} masks' if start else 'none (scratch)'
+        label = f'{start["config"]["mask"]} masks ({name})' if start else 'none (scratch)'
         if start and start['model_args']['d_raw'] != dataset.d_raw:
             fail(f'{name} reads {start["model_args"]["d_raw"] or "byte"} inputs, {config["dataset"]} holds {dataset.d_raw or "byte"}')
         dataset.norm = start['norm'] if start else fresh_norm
         tried = {}
         for lr, seed in itertools.product(config['lr'], config['seeds']):
-            path = out / f'{label.split()[0]}-lr{lr:g}-seed{seed}.pt'
+            path = out / f'{name.strip("./").replace("/", "-")}-lr{lr:g}-seed{seed}.pt'
             if config['resume'] and path.exists():
-                checkpoint = load(path, keys=('model', 'head', 'valid'))
+                checkpoint = load(path, keys=('model', 'head', 'valid', 'config'))
+                same = {k: v for k, v in config.items() if k not in ('resume', 'device', 'compile', 'init_from', 'lr', 'seeds')}
+                must_match(checkpoint['config'], same, path)
             else:
-                checkpoint = train(start, lr, seed, labelled, dataset, head, config, run, stop)
+                checkpoint = train(name, start, lr, seed, labelled, dataset, head, config, run, stop)
                 if checkpoint is None:
                     say(run, f'stopped in the run of {label}, lr {lr:g}, seed {seed}; go on after the runs before it with --resume')
                     sys.exit(128 + stop.signal)

@@ -41,8 +41,8 @@ label_column: str | None = None  # csv: the label's column, kept out of the inpu
 split_column: str | None = None  # csv: a column that says train, valid or test
 valid_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
-valid_share = 0.05  # without those: the share of rows drawn for validation
-test_share = 0.15  # and for the test
+valid_share = 0.02  # without those: the share of rows drawn for validation
+test_share = 0.1  # and for the test
 max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
 norm = 'standard'  # how floats are scaled: standard, quantile (ranks to a Gaussian) or none
 # model (Tables 8-12)
@@ -58,8 +58,8 @@ dropout = 0.0  # of embeddings, attention and MLP
 drop_path = 0.0  # chance that a sample skips a block's branch
 # masks: one run for each
 mask = ('random', 'guided')  # random is the baseline, guided the paper's method
-mask_ratio = (0.5, 0.5)  # share of the inputs hidden, one for each mask (or one for all)
-n_query = 2  # queries drawn for each guided mask, |R|
+mask_ratio = (0.5,)  # share of the inputs hidden: one for all masks, or one each
+n_query = 1  # queries drawn for each guided mask, |R|
 # optimiser
 batch_size = 256  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step, for batches that do not fit in memory
@@ -189,11 +189,11 @@ def take_step(model, optimizer, scaler, batches, loss_of, step, seed, config, ru
     return norm
 
 
-def same_model(old, new, what):
-    """Fails, naming the first knob that differs, if two models' arguments are not the same."""
+def must_match(old, new, what):
+    """Fails, naming the first that differs, unless the settings `new` are what they were when `what` was written."""
     for k in new:
         if old.get(k) != new[k]:
-            fail(f'{what} has {k}={old.get(k)}, this run {k}={new[k]}: give the same, or another out_dir')
+            fail(f'{what} was made with {k}={old.get(k)}, this run has {k}={new[k]}: give the same, or another out_dir')
 
 
 class Stop:
@@ -227,6 +227,19 @@ def log_line(path, run, **values):
             f.write(json.dumps(values) + '\n')
 
 
+def check_masks(masks, ratios, lengths):
+    """Each kind of mask is known, and its ratio hides something, but not everything, of rows of these lengths; or fail."""
+    if len(ratios) != len(masks):
+        fail(f'mask names {len(masks)} kind(s), {", ".join(masks)}, and mask_ratio has {len(ratios)} values: give one each')
+    for mask, ratio in zip(masks, ratios):
+        if mask not in MASKS:
+            fail(f'unknown mask {mask!r}; the nearest is {nearest(mask, MASKS)!r}')
+        try:
+            check_ratio(ratio, lengths)
+        except ValueError as error:
+            fail(str(error))
+
+
 # -----------------------------------------------------------------------------
 
 def train(mask, mask_ratio, dataset, config, run, stop):
@@ -244,7 +257,7 @@ def train(mask, mask_ratio, dataset, config, run, stop):
 
     if config['resume'] and (out / 'last.pt').exists():
         checkpoint = load(out, keys=('model', 'model_args', 'optimizer', 'scaler', 'step', 'best', 'config'))
-        same_model(checkpoint['model_args'], model_args, f'{out}/last.pt')
+        must_match(checkpoint['model_args'], model_args, f'{out}/last.pt')
         load_weights(raw, checkpoint['model'])
         optimizer.load_state_dict(checkpoint['optimizer'])
         scaler.load_state_dict(checkpoint['scaler'])
@@ -285,7 +298,7 @@ def train(mask, mask_ratio, dataset, config, run, stop):
                     epoch=step // steps_per_epoch, position=step % steps_per_epoch)
 
     def validate(mask):
-        batches = scoring(dataset, valid_rows, config['batch_size'] // run.world, run)
+        batches = scoring(dataset, valid_rows, config['batch_size'] // config['accumulation'] // run.world, run)
         total = sum_ranks(masked_loss(raw, batches, mask, mask_ratio, config['n_query'], run.device, run.autocast), run)
         return (total[0] / total[1]).item()
 
@@ -345,23 +358,14 @@ def report(sums, step, lr, norm, run):
 
 def main():
     config = configure(globals())
-    masks, ratios = config['mask'], config['mask_ratio']
-    ratios = ratios * len(masks) if len(ratios) == 1 else ratios
-    if len(ratios) != len(masks):
-        fail(f'mask names {len(masks)} kind(s), {", ".join(masks)}, and mask_ratio has {len(ratios)} values: give one each')
-    for m in masks:
-        if m not in MASKS:
-            fail(f'unknown mask {m!r}; the nearest is {nearest(m, MASKS)!r}')
-    if config['n_query'] < 1:
-        fail(f'n_query={config["n_query"]}: at least one query must be drawn')
     run, stop = set_up(config), Stop()
     dataset = prepared(config, run)
     rows = dataset.rows('train')
-    try:
-        for r in ratios:
-            check_ratio(r, dataset.lengths(rows))
-    except ValueError as error:
-        fail(str(error))
+    masks, ratios = config['mask'], config['mask_ratio']
+    ratios = ratios * len(masks) if len(ratios) == 1 else ratios
+    check_masks(masks, ratios, dataset.lengths(rows))
+    if config['n_query'] < 1:
+        fail(f'n_query={config["n_query"]}: at least one query must be drawn')
     if config['init_from']:
         dataset.norm = load(config['init_from'], keys=('model', 'norm'))['norm']  # the scale those weights know
     else:

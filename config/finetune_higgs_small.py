@@ -26,3 +26,4 @@ n_head = 8
 v_dim = 128
 
 out_dir = 'out/finetune_higgs_small'
+eval_interval = None  # an epoch

@@ -1,9 +1,10 @@
-"""Tests import the rooms of the project, and run its scripts as a user would: `run('pretrain.py', '--lr=1')`."""
+"""Tests import the rooms of the project, and run its scripts: `run('pretrain.py', '--lr=1')`."""
 
-import os
-import subprocess
+import runpy
+import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,14 +16,25 @@ torch.set_num_threads(2)
 
 
 @pytest.fixture
-def run(tmp_path):
-    """run(script, *options) in an empty folder -> CompletedProcess; checks the exit status."""
-    def call(script, *options, status=0, env=None):
-        done = subprocess.run([sys.executable, str(ROOT / script), *map(str, options)], cwd=tmp_path, text=True,
-                              capture_output=True, env={**os.environ, **(env or {})}, timeout=300)
-        assert done.returncode == status, f'{script} {options}: {done.returncode}\n{done.stdout}\n{done.stderr}'
-        return done
-    return call
+def run(tmp_path, monkeypatch, capsys):
+    """run(script, *options) runs a script's main in an empty folder -> its stdout and stderr; checks the exit status."""
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.chdir(tmp_path)
+
+    def call(script, *options, status=0):
+        monkeypatch.setattr(sys, 'argv', [script, *map(str, options)])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / script), run_name='__main__')
+        except SystemExit as end:
+            code = end.code
+        done = capsys.readouterr()
+        assert code == status, f'{script} {options}: {code}\n{done.out}\n{done.err}'
+        return SimpleNamespace(stdout=done.out, stderr=done.err)
+    yield call
+    for s, handler in handlers.items():
+        signal.signal(s, handler)
 
 
 @pytest.fixture
