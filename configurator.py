@@ -1,7 +1,7 @@
 """Settings of a script: its own defaults, then config files, then --key=value, the later the stronger.
 
-A script keeps its knobs as plain lines, `lr = 1e-4  # peak learning rate` or `max_len: int | None = None  # cut here`, and
-calls configure(globals()).
+A script keeps its knobs as plain lines, `lr = 1e-4  # peak learning rate` or `max_len: int | None = None  # cut`,
+and calls configure(globals()).
 Names and types are checked against these defaults, so a typo stops the run and never passes in silence.
 """
 import ast, builtins, difflib, inspect, runpy, sys, traceback

@@ -39,7 +39,7 @@ from configurator import configure, fail, nearest
 # knobs of `python data.py NAME`; the stages have the same
 dataset = ''  # a name from DATASETS, or a file
 data_dir = 'datasets'  # prepared data sets are kept here
-input_column: str | None = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
+input_column: str | None = None  # csv: one text column, or number columns 'a,b,c'; None = all but the label. npz: 'X'
 label_column: str | None = None  # csv: the label's column. npz: 'y'
 split_column: str | None = None  # csv: a column that says train, valid or test
 valid_file: str | None = None  # validation rows in a file of their own
@@ -53,7 +53,7 @@ PAD, CLS, SEP, FIRST_BYTE = 0, 4, 5, 6  # ids of Perceiver IO: byte b is b + 6
 CHUNK = 8192  # rows read or written at a time, which bounds the memory
 FORMAT = 1  # part of a prepared folder's name: raise it when the layout or a reader changes
 
-# name -> where it comes from and what is in it. `make` builds it here; `target` and `metric` are the defaults of finetune.py.
+# name -> where it comes from and what is in it. `make` builds it here; `target` and `metric` are what finetune.py does.
 DATASETS = {
     'collider': dict(
         make=lambda: collider(120_000, seed=0), names=lambda: HIGGS_COLUMNS, target='binary', metric='accuracy',
@@ -96,7 +96,7 @@ def chunks(items, size=CHUNK):
 
 
 def read_lines(path, left_out):
-    """One sequence a line; of a .smi line the first word (the molecule; a name may follow). Blank lines are left out."""
+    """One sequence a line; of a .smi line the first word (a name may follow the molecule). Blank lines are left out."""
     first_word = kind_of(path) == '.smi'
 
     def sequences():
@@ -142,7 +142,7 @@ def is_number(cell):
 
 def read_table(path, input_column, label_column, split_column, left_out, about):
     """Comma- or tab-separated columns. One text column makes byte sequences, number columns a float table (d_raw 1)."""
-    text = (line.decode('utf-8-sig' if i == 0 else 'utf-8', errors='strict') for i, line in enumerate(open_bytes(path)))
+    text = (line.decode('utf-8-sig' if i == 0 else 'utf-8') for i, line in enumerate(open_bytes(path)))
     rows = csv.reader(text, delimiter='\t' if kind_of(path) == '.tsv' else ',', strict=True)
     try:
         first = next(rows, None)
@@ -153,7 +153,8 @@ def read_table(path, input_column, label_column, split_column, left_out, about):
 
         def column(name, knob):
             if name not in header:
-                fail(f'{path} has no column {name!r} ({knob}); the nearest of its {len(header)} is {nearest(name, header)!r}')
+                fail(f'{path} has no column {name!r} ({knob}); the nearest of its {len(header)} is '
+                     f'{nearest(name, header)!r}')
             return header.index(name)
         label = None if label_column is None else column(label_column, 'label_column')
         split = None if split_column is None else column(split_column, 'split_column')
@@ -191,7 +192,8 @@ def read_table(path, input_column, label_column, split_column, left_out, about):
                 bad = np.argwhere(~np.isfinite(x))
                 if len(bad):
                     k, j, _ = bad[0]
-                    fail(f'{path}, line {chunk[k][0]}, column {names[j]!r}: empty, NaN or infinite; fill it in or drop the row')
+                    fail(f'{path}, line {chunk[k][0]}, column {names[j]!r}: empty, NaN or infinite; '
+                         f'fill it in or drop the row')
                 labels_of = chunk
             else:
                 labels_of = [(number, row) for number, row in chunk if row[inputs[0]].strip()]
@@ -216,7 +218,7 @@ def read_arrays(path, input_column, label_column, about):
             x_name, y_name = input_column or 'X', label_column or ('y' if 'y' in arrays else None)
             for name in (x_name, y_name):
                 if name is not None and name not in arrays:
-                    fail(f'{x_path} has no array {name!r}, only {", ".join(arrays)}: see input_column and label_column')
+                    fail(f'{x_path} has no array {name!r}, only {", ".join(arrays)}: see input_column, label_column')
             x, y = arrays[x_name], None if y_name is None else arrays[y_name]
         else:
             x = np.load(x_path, mmap_mode='r', allow_pickle=False)
@@ -226,7 +228,7 @@ def read_arrays(path, input_column, label_column, about):
     except Exception as error:  # zipfile.BadZipFile and its kin
         fail(f'{path} is damaged or not what its name says: {error}')
     if x.ndim not in (2, 3) or x.dtype.kind not in 'fiu':
-        fail(f'{x_path}: an array of shape {x.shape}, type {x.dtype}; wanted numbers (rows, inputs) or (rows, inputs, d_raw)')
+        fail(f'{x_path}: shape {x.shape}, type {x.dtype}; wanted are numbers (rows, inputs) or (rows, inputs, d_raw)')
     if y is not None and y.shape != (len(x),):
         fail(f'{path}: labels of shape {y.shape} for {len(x)} rows')
     about['columns'] = [f'c{i}' for i in range(x.shape[1])]
@@ -271,8 +273,9 @@ def prepare(config):
     It is built under a temporary name and renamed when whole: a half-prepared one is never taken for a data set.
     """
     name, keys = config['dataset'], ('input_column', 'label_column', 'split_column', 'valid_share', 'test_share')
-    if not 0 <= config['valid_share'] + config['test_share'] < 1 or min(config['valid_share'], config['test_share']) < 0:
-        fail(f'valid_share={config["valid_share"]} and test_share={config["test_share"]} must leave something to train on')
+    shares = config['valid_share'], config['test_share']
+    if min(shares) < 0 or sum(shares) >= 1:
+        fail(f'valid_share={shares[0]} and test_share={shares[1]} must leave something to train on')
     files = [] if name in DATASETS else [f for f in (name, config['valid_file'], config['test_file']) if f]
     key = [FORMAT, name if name in DATASETS else '', {k: config[k] for k in keys}]
     for part in (part for f in files for part in f.split(',')):
@@ -323,7 +326,7 @@ def write(folder, config, files):
                 unknown = set(s or ()) - set(SPLIT_NAMES)
                 if unknown:
                     fail(f'{config["split_column"]!r} holds {sorted(unknown)[0]!r}: a split is train, valid or test')
-                splits.append(np.full(len(x), split, np.int8) if s is None else np.array([SPLIT_NAMES[v] for v in s], np.int8))
+                splits.append(np.array([split] * len(x) if s is None else [SPLIT_NAMES[v] for v in s], np.int8))
     if not labels:
         fail(f'{config["dataset"]} holds no rows')
     y, classes = number_labels(labels)
@@ -372,7 +375,7 @@ class Dataset:
         self.n_cut = 0  # how many do
 
     def set_lengths(self, seq_len, max_len=None):
-        """Settles max_len and counts what it cuts. seq_len None = as many as the longest row has. -> seq_len of the model"""
+        """Settles max_len, counts what it cuts. seq_len None = what the longest row has. -> the model's seq_len"""
         if not self.is_bytes:
             if seq_len not in (None, self.n):
                 fail(f'seq_len={seq_len}, but each row of {self.folder.name} has {self.n} inputs')
@@ -412,7 +415,7 @@ class Dataset:
 
     def batch(self, rows, width=None):
         """
-        rows (B,) -> x, valid. Bytes: x (B, width) int64 ids CLS bytes SEP PAD.., valid (B, width) bool, True = no padding.
+        rows (B,) -> x, valid. Bytes: x (B, width) int64 ids CLS bytes SEP PAD.., valid (B, width) bool, False = PAD.
         Floats: x (B, n, d_raw) float32, scaled by self.norm, valid None.
         """
         if not self.is_bytes:
@@ -432,7 +435,7 @@ def open_dataset(config, split='train'):
     """The data set that a stage's knobs name, prepared if need be; fails if `split` has no rows."""
     dataset = Dataset(prepare(config))
     if not len(dataset.rows(split)):
-        fail(f'{config["dataset"]} has no {split} rows: see valid_file, test_file, split_column, valid_share, test_share')
+        fail(f'{config["dataset"]} has no {split} rows: see split_column, valid_file, valid_share and their like')
     return dataset
 
 
@@ -441,8 +444,8 @@ def open_dataset(config, split='train'):
 
 def epoch_batches(dataset, rows, batch_size, seed, epoch):
     """
-    One epoch in random order: a list of (batch_size,) row arrays. A pure function of (seed, epoch): every rank computes
-    the same list, and a resumed run finds its place in it. What does not fill a last batch waits for another epoch.
+    One epoch in random order: (n_batch, batch_size) row numbers. A pure function of (seed, epoch): every rank computes
+    the same, and a resumed run finds its place in it. What does not fill a last batch waits for another epoch.
     """
     if len(rows) < batch_size:
         fail(f'batch_size={batch_size}, but there are only {len(rows)} rows to train on: lower it')
@@ -458,19 +461,18 @@ def epoch_batches(dataset, rows, batch_size, seed, epoch):
 
 def scoring(dataset, rows, batch_size, run):
     """
-    All rows once, for scoring, on the device: (batch number, places of its rows in `rows`, x, valid). Rows of alike length
-    share a batch, the longest first, so that lack of memory shows early. Ranks take the batches in turn.
+    All rows once, for scoring, on the device: (batch number, places of its rows in `rows`, x, valid). Rows of alike
+    length share a batch, the longest first, so that lack of memory shows early. Ranks take the batches in turn.
     """
     order = np.argsort(-dataset.lengths(rows), kind='stable')
     starts = list(range(0, len(rows), batch_size))[run.rank::run.world]
-    places = (order[i:i + batch_size] for i in starts)
-    return prefetch(((i // batch_size, torch.from_numpy(at), *dataset.batch(rows[at])) for i, at in zip(starts, places)),
-                    run.device)
+    parts = ((i // batch_size, order[i:i + batch_size]) for i in starts)
+    return prefetch(((i, torch.from_numpy(at), *dataset.batch(rows[at])) for i, at in parts), run.device)
 
 
 def micro_batches(dataset, rows, config, seed, step, run, labels=None):
     """
-    Endless micro-batches of this rank from optimiser step `step` on: (x, valid, labels or None, rows of the whole step).
+    Endless micro-batches of this rank from optimiser step `step` on: (x, valid, labels or None, the whole step's rows).
     A step's rows are dealt out among ranks and accumulation in turn, so all share one width and one mix of lengths.
     """
     n_micro = config['accumulation'] * run.world

@@ -7,7 +7,7 @@ What a checkpoint is worth: scores, and embeddings of a user's file.
     python eval.py --ckpt=... --dataset=new.csv --label_column=y --split=all      the same on another file
     python eval.py --ckpt=out/collider/guided --embed=new.csv                     new.embeddings.npy, a vector a row
 
-The data are those the checkpoint was trained on unless --dataset names others; floats are scaled by the statistics in it.
+The data are those the checkpoint was trained on, unless --dataset names others; its statistics scale the floats.
 """
 
 from pathlib import Path
@@ -16,8 +16,9 @@ import numpy as np
 
 from configurator import configure, fail
 from data import Dataset, prepare, score, scoring
+from masking import check_masks
 from model import build, load, load_weights, masked_loss, outputs
-from pretrain import check_masks, say, set_up
+from pretrain import say, set_up
 
 # -----------------------------------------------------------------------------
 ckpt = ''  # a checkpoint of pretrain.py or finetune.py, or a folder with last.pt
@@ -27,7 +28,7 @@ embed_out: str | None = None  # where to; None = FILE.embeddings.npy in the curr
 # other data than the checkpoint's own
 dataset: str | None = None  # a name from data.py, or a file
 data_dir = 'datasets'  # prepared data sets are kept here
-input_column: str | None = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
+input_column: str | None = None  # csv: one text column, or number columns 'a,b,c'; None = all but the label. npz: 'X'
 label_column: str | None = None  # csv: the label's column. npz: 'y'
 split_column: str | None = None  # csv: a column that says train, valid or test
 valid_file: str | None = None  # validation rows in a file of their own
@@ -56,10 +57,10 @@ def data_of(config, checkpoint):
         knobs['dataset'] = source
     dataset = Dataset(prepare({**knobs, 'data_dir': config['data_dir']}))
     args = checkpoint['model_args']
-    if (dataset.d_raw, dataset.n if dataset.d_raw else None) != (args['d_raw'], args['seq_len'] if args['d_raw'] else None):
-        what = f'{dataset.n} inputs of {dataset.d_raw} float(s)' if dataset.d_raw else 'byte sequences'
-        wanted = f'{args["seq_len"]} inputs of {args["d_raw"]} float(s)' if args['d_raw'] else 'byte sequences'
-        fail(f'{knobs["dataset"]} holds {what}, the checkpoint wants {wanted}: see input_column and label_column')
+    have, want = (f'{n} inputs of {d_raw} float(s)' if d_raw else 'byte sequences'
+                  for n, d_raw in ((dataset.n, dataset.d_raw), (args['seq_len'], args['d_raw'])))
+    if have != want:
+        fail(f'{knobs["dataset"]} holds {have}, the checkpoint wants {want}: see input_column and label_column')
     dataset.norm = checkpoint['norm']
     dataset.set_lengths(args['seq_len'], checkpoint['config']['max_len'])
     return dataset
@@ -97,14 +98,16 @@ def main():
         fail(f'there are no{" labelled" if head else ""} {config["split"]} rows to score')
     batches = scoring(dataset, rows, config['batch_size'], run)
     if head:
-        p = outputs(model, model, (len(rows), model.config.n_out), batches, run.device, run.autocast).cpu().numpy()
-        say(run, f'{head["metric"]} on {len(rows):,} {config["split"]} rows: {score(head, dataset.labels(rows), p):.4f}')
+        p = outputs(model, model, (len(rows), model.config.n_out), batches, run.device, run.autocast)
+        value = score(head, dataset.labels(rows), p.cpu().numpy())
+        say(run, f'{head["metric"]} on {len(rows):,} {config["split"]} rows: {value:.4f}')
     else:
         own = checkpoint['config']
         mask, ratio = config['mask'] or own['mask'], config['mask_ratio'] or own['mask_ratio']
         check_masks([mask], [ratio], dataset.lengths(rows))
         total, hidden = masked_loss(model, batches, mask, ratio, own['n_query'], run.device, run.autocast).tolist()
-        say(run, f'masked loss on {len(rows):,} {config["split"]} rows, {mask} masks, ratio {ratio}: {total / hidden:.4f}')
+        say(run, f'masked loss on {len(rows):,} {config["split"]} rows, {mask} masks, ratio {ratio}: '
+                 f'{total / hidden:.4f}')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """
 Stage 2: fine-tuning with labels, and what they score: from scratch, and from each pre-trained checkpoint, all alike.
 
-    python finetune.py                                          the defaults, after `python pretrain.py`: 1,000 labelled events
+    python finetune.py                                          the defaults, after `python pretrain.py`: 1,000 labels
     python finetune.py --n_train=100 --seeds=0,1,2,3,4          fewer labels, more seeds
     python finetune.py config/finetune_esol.py --dataset=delaney-processed.csv
     torchrun --nproc_per_node=8 finetune.py config/NAME.py      8 GPUs
@@ -12,7 +12,6 @@ split scored, once for each seed. Each row of the table is printed and appended 
 """
 
 import itertools
-import json
 import math
 import sys
 from pathlib import Path
@@ -24,7 +23,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from configurator import configure, fail
-from data import DATASETS, LOWER_IS_BETTER, METRICS, SPLITS, class_numbers, fit_norm, micro_batches, prefetch, score, scoring
+from data import (DATASETS, LOWER_IS_BETTER, METRICS, SPLITS, class_numbers, fit_norm, micro_batches, prefetch, score,
+                  scoring)
 from model import build, load, load_weights, make_optimizer, outputs, save
 from pretrain import Stop, log_line, lr_at, must_match, prepared, say, seed_all, set_up, sum_ranks, take_step, wrap
 
@@ -32,7 +32,7 @@ from pretrain import Stop, log_line, lr_at, must_match, prepared, say, seed_all,
 # data
 dataset = 'collider'  # a name from data.py, or a file
 data_dir = 'datasets'  # prepared data sets are kept here
-input_column: str | None = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
+input_column: str | None = None  # csv: one text column, or number columns 'a,b,c'; None = all but the label. npz: 'X'
 label_column: str | None = None  # csv: the label's column. npz: 'y'
 split_column: str | None = None  # csv: a column that says train, valid or test
 valid_file: str | None = None  # validation rows in a file of their own
@@ -42,10 +42,10 @@ test_share = 0.1  # and for the test
 max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
 norm = 'standard'  # how floats are scaled from scratch; a checkpoint brings its own statistics
 target: str | None = None  # binary, multiclass or regression; None = the data set's own
-metric: str | None = None  # accuracy, roc_auc, f1, rmse or spearman; None = the data set's own, else accuracy or rmse
+metric: str | None = None  # accuracy, roc_auc, f1, rmse, spearman; None = the data set's own, else accuracy or rmse
 n_train: int | None = 1000  # labelled rows, another draw for each seed; None = all
 # what to start from
-init_from = ('scratch', 'out/collider/random', 'out/collider/guided')  # checkpoints (a folder means its last.pt), or scratch
+init_from = ('scratch', 'out/collider/random', 'out/collider/guided')  # or checkpoints; a folder means its last.pt
 # model, where no checkpoint says: the shape of `scratch` is that of the first checkpoint in init_from
 embed_dim = 64  # width of the embedded inputs
 seq_len: int | None = None  # most inputs; None = as many as the data has
@@ -79,7 +79,7 @@ eval_interval: int | None = 14  # steps between validations; None = an epoch
 
 
 def settle_target(dataset, config):
-    """What the labels are and what to measure: -> head (data.score says what is in it), rows with a label of each split."""
+    """What the labels are and what to measure. -> head (see data.score), {split: rows with a label}"""
     entry = DATASETS.get(config['dataset'], {})
     target = config['target'] or entry.get('target')
     if target not in ('binary', 'multiclass', 'regression'):
@@ -103,7 +103,8 @@ def settle_target(dataset, config):
         return head, labelled
     head['classes'] = sorted(set(dataset.labels(labelled['train'])))
     if target == 'binary' and len(head['classes']) != 2:
-        fail(f'target=binary, but the training labels have {len(head["classes"])} values: say --target=multiclass or regression')
+        fail(f'target=binary, but the training labels have {len(head["classes"])} values: '
+             f'say --target=multiclass or regression')
     for c in head['classes']:
         if isinstance(c, float) and c != round(c):
             fail(f'target={target}, but the label {c:g} is no class: say --target=regression')
@@ -120,7 +121,7 @@ def score_rows(model, dataset, rows, head, config, run):
 
 
 def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
-    """One run -> the checkpoint of its best validation score, or None if stopped. `start` is a checkpoint, or None for scratch."""
+    """One run from the checkpoint `start`, or None = scratch. -> the checkpoint that validated best; None if stopped"""
     seed_all(seed)
     n_out = len(head['classes']) if head['target'] == 'multiclass' else 1
     raw = build({**config, **(start['model_args'] if start else {}), 'dropout': config['dropout'],
@@ -159,7 +160,8 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
     interval = config['eval_interval'] or steps_per_epoch
     sign = -1 if head['metric'] in LOWER_IS_BETTER else 1
     best = dict(score=-math.inf)
-    bar = tqdm(total=total, desc=f'{name} lr {lr:g} seed {seed}', leave=False, disable=run.rank > 0 or not sys.stderr.isatty())
+    bar = tqdm(total=total, desc=f'{name} lr {lr:g} seed {seed}', leave=False,
+               disable=run.rank > 0 or not sys.stderr.isatty())
     batches = prefetch(micro_batches(dataset, rows, config, seed, 0, run, labels), run.device)
     for step in range(total):
         for group in optimizer.param_groups:
@@ -172,13 +174,14 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
             if not math.isfinite(norm):
                 fail(f'the gradient is {norm.item()} at step {step + 1}: lower lr')
             value = score_rows(raw, dataset, labelled['valid'], head, config, run)
-            log_line(Path(config['out_dir']) / 'log.jsonl', run, init_from=name, lr=lr, seed=seed, step=step + 1, valid=value)
+            log_line(Path(config['out_dir']) / 'log.jsonl', run, init_from=name, lr=lr, seed=seed, step=step + 1,
+                     valid=value)
             if sign * value > best['score']:
                 best = dict(score=sign * value, valid=value, step=step + 1,
                             model={k: v.detach().cpu().clone() for k, v in raw.state_dict().items()})
     bar.close()
-    return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=dataset.norm, head=head, lr=lr,
-                seed=seed, step=best['step'], valid=best['valid'], n_train=len(rows))
+    return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=dataset.norm, head=head,
+                lr=lr, seed=seed, step=best['step'], valid=best['valid'], n_train=len(rows))
 
 
 def main():
@@ -190,7 +193,8 @@ def main():
               for name in config['init_from']}
     first = next((s for s in starts.values() if s), None)
     if first:  # scratch has the same shape, so that all rows of the table are alike but for their weights
-        config.update({k: v for k, v in first['model_args'].items() if k in config and k not in ('dropout', 'drop_path')})
+        shape = {k: v for k, v in first['model_args'].items() if k not in ('dropout', 'drop_path')}
+        config.update({k: v for k, v in shape.items() if k in config})
     dataset = prepared(config, run)
     head, labelled = settle_target(dataset, config)
     metric = head['metric']
@@ -198,7 +202,8 @@ def main():
     if config['n_train'] is not None and not 0 < config['n_train'] <= len(labelled['train']):
         fail(f'n_train={config["n_train"]}, but there are {len(labelled["train"])} labelled training rows')
     counts = ', '.join(f'{len(rows):,} {split}' for split, rows in labelled.items())
-    say(run, f'{head["target"]}, {metric}; labelled rows: {counts}; {len(starts) * len(config["lr"]) * len(config["seeds"])} runs')
+    n_runs = len(starts) * len(config['lr']) * len(config['seeds'])
+    say(run, f'{head["target"]}, {metric}; labelled rows: {counts}; {n_runs} runs')
 
     title = (f'| pre-training | {metric}, test | {metric}, validation | labels | lr | seeds |\n'
              '|---|---|---|---|---|---|')
@@ -206,23 +211,25 @@ def main():
     for name, start in starts.items():
         label = f'{start["config"]["mask"]} masks ({name})' if start else 'none (scratch)'
         if start and start['model_args']['d_raw'] != dataset.d_raw:
-            fail(f'{name} reads {start["model_args"]["d_raw"] or "byte"} inputs, {config["dataset"]} holds {dataset.d_raw or "byte"}')
+            have, want = ('floats' if d else 'bytes' for d in (dataset.d_raw, start['model_args']['d_raw']))
+            fail(f'{name} reads {want}, {config["dataset"]} holds {have}')
         dataset.norm = start['norm'] if start else fresh_norm
         tried = {}
         for lr, seed in itertools.product(config['lr'], config['seeds']):
             path = out / f'{name.strip("./").replace("/", "-")}-lr{lr:g}-seed{seed}.pt'
             if config['resume'] and path.exists():
                 checkpoint = load(path, keys=('model', 'head', 'valid', 'config'))
-                same = {k: v for k, v in config.items() if k not in ('resume', 'device', 'compile', 'init_from', 'lr', 'seeds')}
-                must_match(checkpoint['config'], same, path)
+                free = ('resume', 'device', 'compile', 'init_from', 'lr', 'seeds')
+                must_match(checkpoint['config'], {k: v for k, v in config.items() if k not in free}, path)
             else:
                 checkpoint = train(name, start, lr, seed, labelled, dataset, head, config, run, stop)
                 if checkpoint is None:
-                    say(run, f'stopped in the run of {label}, lr {lr:g}, seed {seed}; go on after the runs before it with --resume')
+                    say(run, f'stopped in the run of {label}, lr {lr:g}, seed {seed}; --resume keeps those before')
                     sys.exit(128 + stop.signal)
                 if run.rank == 0:
                     save(path, checkpoint)
-            say(run, f'{label}, lr {lr:g}, seed {seed}: best validation {metric} {checkpoint["valid"]:.4f} at step {checkpoint["step"]}')
+            say(run, f'{label}, lr {lr:g}, seed {seed}: best validation {metric} {checkpoint["valid"]:.4f} '
+                     f'at step {checkpoint["step"]}')
             tried.setdefault(lr, []).append(checkpoint)
         sign = -1 if metric in LOWER_IS_BETTER else 1
         lr = max(tried, key=lambda lr: sign * np.mean([c['valid'] for c in tried[lr]]))
@@ -235,8 +242,8 @@ def main():
         std = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in (test, valid)]
         table.append(f'| {label} | {np.mean(test):.4f} ± {std[0]:.4f} | {np.mean(valid):.4f} ± {std[1]:.4f} '
                      f'| {tried[lr][0]["n_train"]:,} | {lr:g} | {len(test)} |')
-        log_line(out / 'results.jsonl', run, init_from=name, mask=start['config']['mask'] if start else None, metric=metric,
-                 test=test, valid=valid, lr=lr, n_train=tried[lr][0]['n_train'], seeds=config['seeds'])
+        log_line(out / 'results.jsonl', run, init_from=name, mask=start['config']['mask'] if start else None,
+                 metric=metric, test=test, valid=valid, lr=lr, n_train=tried[lr][0]['n_train'], seeds=config['seeds'])
     say(run, '\n' + title + '\n' + '\n'.join(table))
     if run.rank == 0:
         with open(out / 'results.md', 'a') as f:

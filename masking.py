@@ -27,9 +27,11 @@ import math
 
 import torch
 
+from configurator import fail, nearest
+
 
 def n_hidden(valid, mask_ratio):
-    """How many inputs each row hides: round(r * n_valid), as Python rounds (Eq. 5, footnote 4). (B, n) -> (B,) int64."""
+    """How many inputs each row hides: round(r * n_valid), Python's rounding (Eq. 5, note 4). (B, n) -> (B,) int64"""
     # A look-up table keeps the rounding in Python's float64, which Apple's MPS lacks. A row of n is the longest, so
     # no row hides more than round(r * n): callers know that bound without asking the device.
     table = torch.tensor([round(mask_ratio * i) for i in range(valid.shape[1] + 1)], device=valid.device)
@@ -94,14 +96,18 @@ def random(attend, valid, can_query, mask_ratio, n_query, generator):
 MASKS = {'guided': guided, 'random': random}
 
 
-def check_ratio(mask_ratio, lengths):
-    """Raises ValueError if rows of these lengths (a numpy array) would all hide nothing, or any would hide everything."""
-    longest = int(lengths.max())
-    if not mask_ratio > 0 or round(mask_ratio * longest) == 0:
-        raise ValueError(f'mask_ratio={mask_ratio} hides nothing of {longest} inputs: raise it')
-    for n in sorted(set(lengths.tolist()), reverse=True):
-        if round(mask_ratio * n) >= n:
-            raise ValueError(f'mask_ratio={mask_ratio} hides everything of a row of {n} inputs: lower it')
+def check_masks(masks, ratios, lengths):
+    """Fails unless each mask is known and its ratio hides something, but of no row everything. lengths (N,) numpy."""
+    if len(ratios) != len(masks):
+        fail(f'mask names {len(masks)} kind(s), {", ".join(masks)}, and mask_ratio has {len(ratios)} values: one each')
+    for mask, ratio in zip(masks, ratios):
+        if mask not in MASKS:
+            fail(f'unknown mask {mask!r}; the nearest is {nearest(mask, MASKS)!r}')
+        if not ratio > 0 or round(ratio * int(lengths.max())) == 0:
+            fail(f'mask_ratio={ratio} hides nothing of {lengths.max()} inputs: raise it')
+        full = [n for n in set(lengths.tolist()) if round(ratio * n) >= n]
+        if full:
+            fail(f'mask_ratio={ratio} hides everything of a row of {max(full)} inputs: lower it')
 
 
 def positions(flags, width):

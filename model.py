@@ -244,7 +244,7 @@ def build(config, **more):
 
 
 def make_optimizer(model, lr, weight_decay, device):
-    """AdamW, betas 0.9 and 0.999 (appendix B); only matrices decay: no bias, LayerNorm, embedding, position or latent."""
+    """AdamW, betas 0.9, 0.999 (appendix B); only matrices decay: no bias, LayerNorm, embedding, position or latent."""
     matrices = {f'{name}.weight' for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     named = list(model.named_parameters())
     groups = [dict(params=[p for n, p in named if n in matrices], weight_decay=weight_decay),
@@ -254,8 +254,10 @@ def make_optimizer(model, lr, weight_decay, device):
 
 @torch.no_grad()
 def masked_loss(model, batches, mask, mask_ratio, n_query, device, autocast):
-    """Sum of the losses and number of hidden inputs over data.scoring's batches: (2,) tensor. Batch i draws its mask with
-    seed i, so at every call the random masks, or the queries drawn for guided ones, are the same."""
+    """
+    Sum of the losses, and number of hidden inputs, over data.scoring's batches: (2,) tensor. Batch i draws with seed i:
+    the random masks, or the queries drawn for guided ones, are the same at every call.
+    """
     model.eval()
     generator, total = torch.Generator(device), torch.zeros(2, device=device)
     for i, at, x, valid in batches:
@@ -290,7 +292,7 @@ def load(path, keys=('model', 'model_args', 'config')):
     path = Path(path)
     path = path / 'last.pt' if path.is_dir() else path
     if not path.is_file():
-        fail(f'no checkpoint {path}' + ('' if path.name == 'last.pt' else ' (a .pt file, or a folder with last.pt in it)'))
+        fail(f'no checkpoint {path}: a .pt file, or a folder with last.pt in it, is wanted')
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
@@ -301,7 +303,8 @@ def load(path, keys=('model', 'model_args', 'config')):
 
 
 def load_weights(model, state, new=(), dropped=()):
-    """Copies weights by name and asserts which: all but those that start with `new`, and unused only those in `dropped`."""
+    """Copies weights by name and asserts which: all but those named `new..`, left over only those named `dropped..`.
+    -> how many were copied, how many are new"""
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:

@@ -27,16 +27,16 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from configurator import configure, fail, nearest
+from configurator import configure, fail
 from data import fit_norm, micro_batches, open_dataset, prefetch, scoring
-from masking import MASKS, check_ratio
+from masking import check_masks
 from model import build, load, load_weights, make_optimizer, masked_loss, save
 
 # -----------------------------------------------------------------------------
 # data
 dataset = 'collider'  # a name from data.py, or a file: .txt .smi .fasta .csv .tsv .npy .npz
 data_dir = 'datasets'  # prepared data sets are kept here
-input_column: str | None = None  # csv: the sequence's column, or float columns 'a,b,c'; None = all columns but the label. npz: 'X'
+input_column: str | None = None  # csv: one text column, or number columns 'a,b,c'; None = all but the label. npz: 'X'
 label_column: str | None = None  # csv: the label's column, kept out of the inputs. npz: 'y'
 split_column: str | None = None  # csv: a column that says train, valid or test
 valid_file: str | None = None  # validation rows in a file of their own
@@ -87,7 +87,7 @@ save_interval = 500  # steps between saves of last.pt
 # Run-time pieces, shared with finetune.py and eval.py
 
 def set_up(config):
-    """Finds the device and the ranks: -> namespace (device, dtype, autocast, compile, rank, world). Says what it found."""
+    """Finds device and ranks, and says so. -> namespace: device, dtype, autocast, compile, rank, world"""
     run = SimpleNamespace(rank=int(os.environ.get('RANK', 0)), world=int(os.environ.get('WORLD_SIZE', 1)))
     device = config['device']
     if device == 'auto':
@@ -133,7 +133,8 @@ def prepared(config, run):
         dist.barrier()
     config['seq_len'] = dataset.set_lengths(config['seq_len'], config['max_len'])
     if dataset.n_cut:
-        say(run, f'{dataset.n_cut:,} of {len(dataset.y):,} sequences have more than {dataset.max_len} tokens and lose their end')
+        say(run, f'{dataset.n_cut:,} of {len(dataset.y):,} sequences have more than {dataset.max_len} tokens '
+                 'and lose their end')
     return dataset
 
 
@@ -145,7 +146,7 @@ def sum_ranks(t, run):
 
 
 def wrap(model, run):
-    """The model as the training loop calls it: compiled, and averaged over processes. The bare one stays to be saved."""
+    """The model as the loop calls it: compiled, and averaged over processes. The bare one is what is saved."""
     model = torch.compile(model) if run.compile else model
     if run.world > 1:
         model = DistributedDataParallel(model, device_ids=[run.device] if run.device.type == 'cuda' else None)
@@ -167,7 +168,7 @@ def seed_all(*numbers):
 
 def take_step(model, optimizer, scaler, batches, loss_of, step, seed, config, run):
     """
-    One optimiser step: gradients of loss_of(x, valid, labels, whole) over the micro-batches, clipped, applied. -> gradient norm.
+    One optimiser step: the gradient of loss_of(x, valid, labels, whole) over the micro-batches, clipped. -> its norm
 
     loss_of returns this micro-batch's part of the whole step's loss, so parts add up however the step is dealt out.
     Random numbers (masks, dropout) are seeded by (seed, step, micro-batch): a run is the same for any number of
@@ -227,19 +228,6 @@ def log_line(path, run, **values):
             f.write(json.dumps(values) + '\n')
 
 
-def check_masks(masks, ratios, lengths):
-    """Each kind of mask is known, and its ratio hides something, but not everything, of rows of these lengths; or fail."""
-    if len(ratios) != len(masks):
-        fail(f'mask names {len(masks)} kind(s), {", ".join(masks)}, and mask_ratio has {len(ratios)} values: give one each')
-    for mask, ratio in zip(masks, ratios):
-        if mask not in MASKS:
-            fail(f'unknown mask {mask!r}; the nearest is {nearest(mask, MASKS)!r}')
-        try:
-            check_ratio(ratio, lengths)
-        except ValueError as error:
-            fail(str(error))
-
-
 # -----------------------------------------------------------------------------
 
 def train(mask, mask_ratio, dataset, config, run, stop):
@@ -258,6 +246,8 @@ def train(mask, mask_ratio, dataset, config, run, stop):
     if config['resume'] and (out / 'last.pt').exists():
         checkpoint = load(out, keys=('model', 'model_args', 'optimizer', 'scaler', 'step', 'best', 'config'))
         must_match(checkpoint['model_args'], model_args, f'{out}/last.pt')
+        kept = {k: config[k] for k in ('dataset', 'batch_size', 'seed', 'norm')}  # they say where in the data
+        must_match(checkpoint['config'], {**kept, 'mask_ratio': mask_ratio}, f'{out}/last.pt')
         load_weights(raw, checkpoint['model'])
         optimizer.load_state_dict(checkpoint['optimizer'])
         scaler.load_state_dict(checkpoint['scaler'])
@@ -277,8 +267,8 @@ def train(mask, mask_ratio, dataset, config, run, stop):
 
     def loss_of(x, valid, labels, whole):
         loss, hidden = model(x, valid, mask, mask_ratio, config['n_query'])
-        count = sum(round(mask_ratio * n) for n in dataset.lengths(whole))  # hidden inputs of the whole step: no sync
-        loss = loss.sum() / count
+        count = sum(round(mask_ratio * n) for n in dataset.lengths(whole))  # hidden inputs of the whole step, unsynced
+        loss = loss.sum() / max(count, 1)
         with torch.no_grad():
             sums['loss'] += loss
             sums['hidden'][:x.shape[1]] += hidden.sum(0)
@@ -293,9 +283,9 @@ def train(mask, mask_ratio, dataset, config, run, stop):
                     real=torch.zeros(config['seq_len'], device=run.device))
 
     def checkpoint():
-        return dict(model=raw.state_dict(), model_args=model_args, config={**config, 'mask': mask, 'mask_ratio': mask_ratio},
-                    optimizer=optimizer.state_dict(), scaler=scaler.state_dict(), norm=dataset.norm, step=step, best=best,
-                    epoch=step // steps_per_epoch, position=step % steps_per_epoch)
+        return dict(model=raw.state_dict(), model_args=model_args, norm=dataset.norm, step=step, best=best,
+                    config={**config, 'mask': mask, 'mask_ratio': mask_ratio}, optimizer=optimizer.state_dict(),
+                    scaler=scaler.state_dict(), epoch=step // steps_per_epoch, position=step % steps_per_epoch)
 
     def validate(mask):
         batches = scoring(dataset, valid_rows, config['batch_size'] // config['accumulation'] // run.world, run)
@@ -303,7 +293,8 @@ def train(mask, mask_ratio, dataset, config, run, stop):
         return (total[0] / total[1]).item()
 
     n_params = sum(p.numel() for p in raw.parameters())
-    say(run, f'{mask}: {n_params:,} parameters, {len(rows):,} rows, mask_ratio {mask_ratio}, {total:,} steps of {config["batch_size"]}')
+    say(run, f'{mask}: {n_params:,} parameters, {len(rows):,} rows, mask_ratio {mask_ratio}, '
+             f'{total:,} steps of {config["batch_size"]}')
     batches = prefetch(micro_batches(dataset, rows, config, config['seed'], step, run), run.device)
     bar = tqdm(total=total, initial=step, desc=mask, disable=run.rank > 0 or not sys.stderr.isatty())
     sums, stopped = fresh(), False
@@ -329,7 +320,8 @@ def train(mask, mask_ratio, dataset, config, run, stop):
                     save(out / 'best.pt', checkpoint())
         if values:
             log_line(out / 'log.jsonl', run, step=step, **values)
-            say(run, f'{mask} step {step:,}: ' + ', '.join(f'{k} {v:.4g}' for k, v in values.items()))
+            text = (f'{k} {v:,}' if isinstance(v, int) else f'{k} {v:.4g}' for k, v in values.items())
+            say(run, f'{mask} step {step:,}: {", ".join(text)}')
         if run.rank == 0 and (step % config['save_interval'] == 0 or step == total or stopped):
             save(out / 'last.pt', checkpoint())
     bar.close()
@@ -341,8 +333,8 @@ def train(mask, mask_ratio, dataset, config, run, stop):
 
 def report(sums, step, lr, norm, run):
     """
-    The log's numbers since the last line. mask_entropy: how evenly the inputs take turns at being hidden, the entropy of
-    how often each is, over that of equal shares: 1 = all alike, towards 0 = always the same few. Of rank 0's samples.
+    The log's numbers since the last line. mask_entropy: how evenly the inputs take turns at being hidden, the entropy
+    of how often each is, over that of equal shares: 1 = all alike, near 0 = always the same few. Rank 0's samples.
     """
     loss = sum_ranks(sums['loss'], run).item() / (step - sums['step'])
     if not math.isfinite(loss):
@@ -351,9 +343,9 @@ def report(sums, step, lr, norm, run):
     p = sums['hidden'][seen] / sums['real'][seen]
     p = p / p.sum()
     entropy = -(p * p.clamp(min=1e-12).log()).sum() / math.log(max(len(p), 2))
-    return dict(loss=loss, lr=lr, grad_norm=norm.item(), tokens_per_s=round(sums['tokens'] / (time.time() - sums['time'])),
-                padding=1 - sums['tokens'] / sums['places'], masked=(sums['hidden'].sum() / sums['real'].sum()).item(),
-                mask_entropy=entropy.item())
+    return dict(loss=loss, lr=lr, grad_norm=norm.item(), mask_entropy=entropy.item(),
+                masked=(sums['hidden'].sum() / sums['real'].sum()).item(), padding=1 - sums['tokens'] / sums['places'],
+                tokens_per_s=round(sums['tokens'] / (time.time() - sums['time'])))
 
 
 def main():

@@ -1,7 +1,7 @@
 """
 Signal or background on HIGGS-small: Table 10 of the paper, right-hand column.
 
-    python finetune.py config/finetune_higgs_small.py --dataset=train.npz --valid_file=X_val.npy,y_val.npy --test_file=X_test.npy,y_test.npy
+    python finetune.py config/finetune_higgs_small.py --dataset=train.npz --valid_file=val.npz --test_file=test.npz
 
 Expected (paper, Table 3b, accuracy on the test rows): scratch 72.7 %, random 74.0 %, guided 74.8 %.
 """

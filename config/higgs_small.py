@@ -1,10 +1,10 @@
 """
 Particle physics, the HIGGS-small split: Table 10 of the paper, its Transformer and both kinds of masks.
 
-    python pretrain.py config/higgs_small.py --dataset=train.npz --valid_file=X_val.npy,y_val.npy --test_file=X_test.npy,y_test.npy
+    python pretrain.py config/higgs_small.py --dataset=train.npz --valid_file=val.npz --test_file=test.npz
 
-Files: 28 columns in the order of UCI HIGGS, as .npz (X, y), .npy pairs, or .csv. The full 800 epochs are for a GPU;
-the short run on two CPU cores in README.md overrides epochs and the width.
+Files: 28 columns in the order of UCI HIGGS, as .npz (X, y), pairs of .npy (X.npy,y.npy), or .csv. The full 800 epochs
+are for a GPU; the short run on two CPU cores in README.md overrides the width and the steps.
 Expected (paper, Table 3b, after fine-tuning on all labels): random 74.0 %, guided 74.8 %.
 """
 norm = 'quantile'  # as Gorishniy et al. 2021 treat this table

@@ -17,7 +17,10 @@ torch.set_num_threads(2)
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """run(script, *options) runs a script's main in an empty folder -> its stdout and stderr; checks the exit status."""
+    """
+    run(script, *options) runs a script's main in an empty folder -> its stdout and stderr.
+    It checks the exit status.
+    """
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.chdir(tmp_path)
 

@@ -1,4 +1,7 @@
-"""data.py: readers on files made here and on the real ones, batches, normalisation and metrics against trusted libraries."""
+"""
+data.py: readers on files made here and on the real ones, batches.
+Normalisation and metrics against trusted libraries.
+"""
 
 import gzip
 import lzma
@@ -53,7 +56,8 @@ def test_smi_takes_the_molecule_and_fasta_joins_lines(tmp_path):
 
 
 def test_csv_text_and_labels(tmp_path):
-    (tmp_path / 'a.csv').write_text('\ufeffname,smiles,y,part\n"x, 1",CCO ,1.5,train\ny,C#N,,valid\nz, ,3,test\nw,N,2,test\n')
+    (tmp_path / 'a.csv').write_text('\ufeffname,smiles,y,part\n'
+                                    '"x, 1",CCO ,1.5,train\ny,C#N,,valid\nz, ,3,test\nw,N,2,test\n')
     d = opened(tmp_path, tmp_path / 'a.csv', input_column='smiles', label_column='y', split_column='part')
     assert sequences(d) == [b'CCO', b'C#N', b'N'] and d.meta['left_out'] == {'empty inputs': 1}
     assert d.labels([0, 1, 2]) == [1.5, None, 2.0] and d.split.tolist() == [0, 1, 2]
@@ -139,9 +143,10 @@ def test_files_that_are_wrong(tmp_path, capsys):
     (tmp_path / 'cut.npy').write_bytes((tmp_path / 'cut.npy').read_bytes()[:300])
     np.savez(tmp_path / 'odd.npz', A=np.zeros((3, 2)))
     for name, content, word in (
-            ('cut.txt.gz', whole[:-20], 'cut short'), ('bad.txt.xz', b'no xz at all', 'damaged'), ('blank.txt', b'\n\n', 'no rows'),
-            ('a.fasta', b'MKV\n', 'FASTA'), ('a.doc', b'x', 'unknown ending'), ('latin.csv', b'a,b\n\xe9,1\n', 'UTF-8'),
-            ('pickle.npy', None, 'cannot read'), ('flat.npy', None, 'shape (3,)'), ('hole.npy', None, 'row 1, column 0'),
+            ('cut.txt.gz', whole[:-20], 'cut short'), ('bad.txt.xz', b'no xz at all', 'damaged'),
+            ('blank.txt', b'\n\n', 'no rows'), ('a.fasta', b'MKV\n', 'FASTA'), ('a.doc', b'x', 'unknown ending'),
+            ('latin.csv', b'a,b\n\xe9,1\n', 'UTF-8'), ('pickle.npy', None, 'cannot read'),
+            ('flat.npy', None, 'shape (3,)'), ('hole.npy', None, 'row 1, column 0'),
             ('cut.npy', None, 'cannot read'), ('odd.npz', None, "no array 'X'"), ('a.npz', b'PK', 'a.npz')):
         if content is not None:
             (tmp_path / name).write_bytes(content)
@@ -153,7 +158,8 @@ def test_files_that_are_wrong(tmp_path, capsys):
 
 def text_data(tmp_path, n=400):
     rng = np.random.default_rng(0)
-    (tmp_path / 'a.txt').write_bytes(b'\n'.join(bytes(rng.integers(65, 91, k).astype(np.uint8)) for k in rng.integers(1, 90, n)))
+    lengths = rng.integers(1, 90, n)
+    (tmp_path / 'a.txt').write_bytes(b'\n'.join(bytes(rng.integers(65, 91, k).astype(np.uint8)) for k in lengths))
     return opened(tmp_path, tmp_path / 'a.txt')
 
 
@@ -174,9 +180,11 @@ def test_an_epoch_has_every_row_once_in_buckets_of_alike_length(tmp_path):
     flat = np.concatenate(batches)
     assert len(batches) == len(rows) // 16 and len(set(flat.tolist())) == len(flat) and set(flat) <= set(rows)
     spread = np.mean([np.ptp(d.lengths(b)) for b in batches])
-    assert spread < 0.2 * np.mean([np.ptp(d.lengths(b)) for b in np.random.default_rng(0).permutation(flat).reshape(-1, 16)])
+    shuffled = np.random.default_rng(0).permutation(flat).reshape(-1, 16)
+    assert spread < 0.2 * np.mean([np.ptp(d.lengths(b)) for b in shuffled])
     assert np.array_equal(batches, epoch_batches(d, rows, 16, 0, 0))
-    assert not np.array_equal(batches, epoch_batches(d, rows, 16, 0, 1)) and not np.array_equal(batches, epoch_batches(d, rows, 16, 1, 0))
+    next_epoch, next_seed = epoch_batches(d, rows, 16, 0, 1), epoch_batches(d, rows, 16, 1, 0)
+    assert not np.array_equal(batches, next_epoch) and not np.array_equal(batches, next_seed)
 
 
 def test_scoring_covers_every_row_once_over_any_number_of_ranks(tmp_path):
@@ -202,7 +210,8 @@ def test_prefetch_hands_on_what_it_gets():
 
 def table(tmp_path, n=3000):
     rng = np.random.default_rng(0)
-    x = np.stack([rng.normal(50, 3, n), rng.exponential(size=n), rng.integers(0, 3, n), np.full(n, 7.0)], 1).astype(np.float32)
+    columns = [rng.normal(50, 3, n), rng.exponential(size=n), rng.integers(0, 3, n), np.full(n, 7.0)]
+    x = np.stack(columns, 1).astype(np.float32)
     np.save(tmp_path / 'x.npy', x)
     return opened(tmp_path, tmp_path / 'x.npy')
 
@@ -219,7 +228,8 @@ def test_standard_scores_are_those_of_the_training_rows(tmp_path):
 
 
 def test_quantiles_are_scikit_learns(tmp_path):
-    sklearn = pytest.importorskip('sklearn.preprocessing', reason='scikit-learn is the oracle of quantile normalisation')
+    sklearn = pytest.importorskip('sklearn.preprocessing',
+                                  reason='scikit-learn is the oracle of quantile normalisation')
     d = table(tmp_path)
     rows = d.rows('train')
     norm = fit_norm(d, rows, 'quantile')
@@ -228,7 +238,8 @@ def test_quantiles_are_scikit_learns(tmp_path):
     oracle.quantiles_ = q
     x = np.concatenate([d.x[:500], d.x[:1] + 1000, d.x[:1] - 1000])
     np.testing.assert_allclose(normalise(x, norm)[:, :, 0], oracle.transform(x[:, :, 0].astype(np.float64)), atol=1e-5)
-    assert np.abs(normalise(np.asarray(d.x[rows]), norm)[:, 2]).max() < 3  # noise spreads ties: none lands at the +-5.2 ends
+    # noise spreads ties: none lands at the +-5.2 ends
+    assert np.abs(normalise(np.asarray(d.x[rows]), norm)[:, 2]).max() < 3
     train = np.asarray(d.x[rows, :, 0], np.float64)
     oracle = sklearn.QuantileTransformer(n_quantiles=len(q), output_distribution='normal', subsample=None).fit(train)
     off = np.abs(normalise(np.asarray(d.x[rows]), norm)[:, :2, 0] - oracle.transform(train)[:, :2])
@@ -269,7 +280,8 @@ def test_score_goes_back_to_the_labels_units(capsys):
 # ---- real files
 
 @pytest.mark.parametrize('name, knobs, rows', [
-    ('chemistry/delaney-processed.csv', dict(input_column='smiles', label_column='measured log solubility in mols per litre'), 1128),
+    ('chemistry/delaney-processed.csv',
+     dict(input_column='smiles', label_column='measured log solubility in mols per litre'), 1128),
     ('chemistry/SAMPL.csv', dict(input_column='smiles', label_column='expt'), 642),
     ('chemistry/Lipophilicity.csv', dict(input_column='smiles', label_column='exp'), 4200),
     ('chemistry/BBBP.csv', dict(input_column='smiles', label_column='p_np'), 2050),

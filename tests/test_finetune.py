@@ -31,20 +31,23 @@ def results(folder):
 def test_binary_from_scratch_and_pretrained_and_its_score_again(run, table, tmp_path):
     """A table row for each start, the test score equal to eval.py's and to a recount from the predictions."""
     run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre')
-    done = run('finetune.py', *FINE, *table, '--label_column=side', '--target=binary', '--init_from=scratch,pre/random,pre/guided',
-               '--out_dir=ft', '--seeds=0,1', '--lr=3e-3,1e-5')
+    done = run('finetune.py', *FINE, *table, '--label_column=side', '--target=binary',
+               '--init_from=scratch,pre/random,pre/guided', '--out_dir=ft', '--seeds=0,1', '--lr=3e-3,1e-5')
     rows = results(tmp_path / 'ft')
     assert [r['mask'] for r in rows] == [None, 'random', 'guided']
-    assert '| none (scratch) |' in done.stdout and '| guided masks (pre/guided) |' in (tmp_path / 'ft/results.md').read_text()
+    saved = (tmp_path / 'ft/results.md').read_text()
+    assert '| none (scratch) |' in done.stdout and '| guided masks (pre/guided) |' in saved
     for r, name in zip(rows, ('scratch', 'pre-random', 'pre-guided')):
         for i, seed in enumerate((0, 1)):
             path = f'ft/{name}-lr{r["lr"]:g}-seed{seed}.pt'
             out = run('eval.py', f'--ckpt={path}', '--device=cpu').stdout if seed == 0 else None
             if out:
                 assert f'accuracy on 60 test rows: {r["test"][i]:.4f}' in out
-                assert f': {r["valid"][i]:.4f}' in run('eval.py', f'--ckpt={path}', '--split=valid', '--device=cpu').stdout
+                out = run('eval.py', f'--ckpt={path}', '--split=valid', '--device=cpu').stdout
+                assert f': {r["valid"][i]:.4f}' in out
         # the learning rate is the one that validates best, whatever the test says
-        valid = {lr: np.mean([torch.load(tmp_path / f'ft/{name}-lr{lr:g}-seed{s}.pt', weights_only=True)['valid'] for s in (0, 1)])
+        valid = {lr: np.mean([torch.load(tmp_path / f'ft/{name}-lr{lr:g}-seed{s}.pt', weights_only=True)['valid']
+                              for s in (0, 1)])
                  for lr in (3e-3, 1e-5)}
         assert r['lr'] == max(valid, key=valid.get) and np.isclose(np.mean(r['valid']), max(valid.values()))
         line = next(text for text in done.stdout.splitlines() if text.startswith('|') and (r['init_from'] in text))
@@ -56,7 +59,8 @@ def test_binary_from_scratch_and_pretrained_and_its_score_again(run, table, tmp_
 def test_weights_come_from_the_checkpoint_and_the_head_is_new(run, table, tmp_path):
     """With a learning rate of next to nothing, the encoder is still the pre-trained one."""
     run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre', '--mask=guided')
-    run('finetune.py', *FINE, *table, '--label_column=side', '--target=binary', '--init_from=pre/guided', '--out_dir=ft', '--lr=1e-12')
+    run('finetune.py', *FINE, *table, '--label_column=side', '--target=binary', '--init_from=pre/guided',
+        '--out_dir=ft', '--lr=1e-12')
     old = torch.load(tmp_path / 'pre/guided/last.pt', weights_only=True)
     new = torch.load(tmp_path / 'ft/pre-guided-lr1e-12-seed0.pt', weights_only=True)
     for name, w in new['model'].items():
@@ -66,17 +70,20 @@ def test_weights_come_from_the_checkpoint_and_the_head_is_new(run, table, tmp_pa
 
 
 def test_regression_is_scored_in_the_labels_units(run, table, tmp_path):
-    run('finetune.py', *FINE, *table, '--label_column=value', '--target=regression', '--init_from=scratch', '--out_dir=ft', '--epochs=12')
+    run('finetune.py', *FINE, *table, '--label_column=value', '--target=regression', '--init_from=scratch',
+        '--out_dir=ft', '--epochs=12')
     r, = results(tmp_path / 'ft')
     assert r['metric'] == 'rmse' and 5 < r['test'][0] < 150  # labels have a mean of 5,000 and a deviation of 200
     assert f': {r["test"][0]:.4f}' in run('eval.py', '--ckpt=ft/scratch-lr0.003-seed0.pt', '--device=cpu').stdout
 
 
 def test_classes_may_be_text_and_other_files_are_scored_by_name(run, table, tmp_path):
-    run('finetune.py', *FINE, *table, '--label_column=kind', '--target=multiclass', '--init_from=scratch', '--out_dir=ft')
+    run('finetune.py', *FINE, *table, '--label_column=kind', '--target=multiclass', '--init_from=scratch',
+        '--out_dir=ft')
     lines = (tmp_path / 't.csv').read_text().splitlines()
     (tmp_path / 'new.csv').write_text('\n'.join([lines[0]] + [line for line in lines[1:] if not line.endswith('low')]))
-    common = ['--ckpt=ft/scratch-lr0.003-seed0.pt', '--input_column=a,b,c,d', '--label_column=kind', '--split=all', '--device=cpu']
+    common = ['--ckpt=ft/scratch-lr0.003-seed0.pt', '--input_column=a,b,c,d', '--label_column=kind',
+              '--split=all', '--device=cpu']
     score = float(run('eval.py', *common, '--dataset=new.csv').stdout.split(': ')[-1])
     assert score > 0.5  # 'middle' is class 1 there although it is the first label of the new file
     (tmp_path / 'odd.csv').write_text((tmp_path / 'new.csv').read_text().replace('top', 'huge'))
@@ -84,8 +91,8 @@ def test_classes_may_be_text_and_other_files_are_scored_by_name(run, table, tmp_
 
 
 def test_n_train_draws_labelled_rows_by_seed_and_resume_keeps_finished_runs(run, table, tmp_path):
-    options = [*FINE, *table, '--label_column=side', '--target=binary', '--init_from=scratch', '--out_dir=ft', '--n_train=40',
-               '--epochs=1']
+    options = [*FINE, *table, '--label_column=side', '--target=binary', '--init_from=scratch', '--out_dir=ft',
+               '--n_train=40', '--epochs=1']
     run('finetune.py', *options)
     path = tmp_path / 'ft/scratch-lr0.003-seed0.pt'
     assert torch.load(path, weights_only=True)['n_train'] == 40
@@ -103,7 +110,8 @@ def test_embeddings_of_a_users_file(run, table, tmp_path):
     assert vectors.shape == (300, 16) and vectors.dtype == np.float32
     lines = (tmp_path / 't.csv').read_text().splitlines()
     (tmp_path / 'two.csv').write_text('\n'.join([lines[0], lines[8], lines[3]]))
-    run('eval.py', '--ckpt=pre/guided', '--embed=two.csv', '--input_column=a,b,c,d', '--embed_out=v.npy', '--device=cpu')
+    run('eval.py', '--ckpt=pre/guided', '--embed=two.csv', '--input_column=a,b,c,d', '--embed_out=v.npy',
+        '--device=cpu')
     np.testing.assert_allclose(np.load(tmp_path / 'v.npy'), vectors[[7, 2]], atol=1e-5)
     (tmp_path / 's.txt').write_text('\n'.join('abc' * (i % 7 + 1) for i in range(60)))
     run('pretrain.py', *PRE, '--dataset=s.txt', '--out_dir=text', '--mask=random', '--n_latent=3', '--valid_share=0.2')
@@ -141,6 +149,6 @@ def test_mistakes_end_in_one_line(run, table, tmp_path):
             ('eval.py', ['--ckpt=pre/guided', '--split=tset'], 'split='),
             ('eval.py', ['--ckpt=pre/guided', '--embed=s.txt'], 'wants 4 inputs'),
             ('eval.py', ['--ckpt=pre/guided', '--mask=gided'], "'guided'")):
-        done = run(script, *(fine if script == 'finetune.py' else []), *options, status=2)
-        assert done.stderr.count('\n') == 1 and done.stderr.startswith('error: ') and word in done.stderr, (options, done.stderr)
+        err = run(script, *(fine if script == 'finetune.py' else []), *options, status=2).stderr
+        assert err.count('\n') == 1 and err.startswith('error: ') and word in err, (options, err)
     assert not (tmp_path / 'out').exists()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import masking
-from masking import MASKS, attention_map, check_ratio, keep_top_k, n_hidden, positions, sample_queries
+from masking import MASKS, attention_map, check_masks, keep_top_k, n_hidden, positions, sample_queries
 from model import SMA, SMAConfig
 
 ENCODERS = [pytest.param(0, id='transformer'), pytest.param(5, id='perceiver')]
@@ -63,7 +63,8 @@ def brute_force(model, x, valid, R, ratio):
             q = W['query.weight'] @ row + W['query.bias']
             for h in range(c.n_head):
                 part = slice(h * d_k, (h + 1) * d_k)
-                a = [q[part] @ (W['key.weight'] @ x_hat[b, j] + W['key.bias'])[part] / math.sqrt(d_k) for j in inputs]  # Eq. 2
+                a = [q[part] @ (W['key.weight'] @ x_hat[b, j] + W['key.bias'])[part] / math.sqrt(d_k)
+                     for j in inputs]  # Eq. 2
                 e = np.exp(np.array(a) - max(a))
                 for j, p in zip(inputs, e / e.sum()):
                     total[j] += p  # the sums of Eq. 4 and Eq. 5
@@ -112,7 +113,8 @@ def test_attention_map_is_torchs():
     q, k, v = torch.randn(3, 2, 5, 8).double(), torch.randn(3, 2, 7, 8).double(), torch.randn(3, 2, 7, 4).double()
     valid = padded(3, 7, seed=0)
     A = attention_map(q, k, valid)
-    torch.testing.assert_close(A @ v, torch.nn.functional.scaled_dot_product_attention(q, k, v, valid[:, None, None, :]))
+    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, valid[:, None, None, :])
+    torch.testing.assert_close(A @ v, theirs)
     assert (A.masked_select(~valid[:, None, None, :]) == 0).all()
 
 
@@ -155,9 +157,11 @@ def test_positions_are_nonzero_in_order():
             assert (index[i][~filled[i]] == 0).all()
 
 
-def test_check_ratio():
+@pytest.mark.parametrize('ratio, word', [(0.0, 'nothing'), (0.04, 'nothing'), (1.0, 'everything'), (0.85, 'row of 3'),
+                                         (-1.0, 'nothing')])
+def test_ratios_that_hide_nothing_or_everything(ratio, word, capsys):
     lengths = np.array([3, 10])
-    check_ratio(0.5, lengths)
-    for bad, word in ((0.0, 'nothing'), (0.04, 'nothing'), (1.0, 'everything'), (0.85, 'row of 3'), (-1.0, 'nothing')):
-        with pytest.raises(ValueError, match=word):
-            check_ratio(bad, lengths)
+    check_masks(('guided',), (0.5,), lengths)
+    with pytest.raises(SystemExit) as end:
+        check_masks(('guided',), (ratio,), lengths)
+    assert end.value.code == 2 and word in capsys.readouterr().err

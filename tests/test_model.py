@@ -39,7 +39,9 @@ def real(x, valid):
 @pytest.mark.parametrize('d_raw', INPUTS)
 @pytest.mark.parametrize('n_latent', ENCODERS)
 def test_gathering_away_is_masking_with_minus_infinity(n_latent, d_raw):
-    """Output and gradients: visible inputs gathered, against all inputs with the hidden ones masked out of attention."""
+    """
+    Output and gradients: visible inputs gathered, against all inputs with the hidden ones masked out of attention.
+    """
     model, (x, valid) = make(n_latent, d_raw), inputs(d_raw)
     for p in model.parameters():
         p.data += 0.2 * torch.randn_like(p)
@@ -96,7 +98,8 @@ def test_nothing_flows_from_hidden_inputs_to_the_prediction(n_latent, d_raw, mon
     hidden = masking.random(None, real(x, valid), None, 0.25, 1, torch.Generator().manual_seed(0))
     monkeypatch.setitem(masking.MASKS, 'fixed', lambda *args: hidden)
     seen = []
-    monkeypatch.setattr(model, 'loss', lambda prediction, target: seen.append((prediction, target)) or prediction.sum(-1))
+    monkeypatch.setattr(model, 'loss',
+                        lambda prediction, target: seen.append((prediction, target)) or prediction.sum(-1))
 
     def other(where):
         y = torch.randn_like(x) if d_raw else torch.randint(6, 262, x.shape)
@@ -142,7 +145,8 @@ def test_eq_1_learning_does_not_depend_on_the_order_of_inputs(n_latent, d_raw, m
             model.P.data = model.P.data[to]
         optimizer = make_optimizer(model, 1e-2, 0.01, 'cpu')
         for _ in range(12):
-            x = torch.randn(B, N, d_raw, generator=data).double() if d_raw else torch.randint(6, 262, (B, N), generator=data)
+            x = (torch.randn(B, N, d_raw, generator=data).double() if d_raw
+                 else torch.randint(6, 262, (B, N), generator=data))
             loss, hidden = model(x[:, to] if permuted else x, None, 'guided', 0.3, 2)
             history.append((loss.sum().item(), hidden[:, back] if permuted else hidden))
             (loss.sum() / hidden.sum()).backward()
@@ -179,9 +183,9 @@ def test_one_batch_can_be_overfitted(n_latent, d_raw):
 @pytest.mark.parametrize('n_latent', ENCODERS)
 def test_masks_find_hidden_groups_of_inputs(n_latent):
     """
-    24 inputs in 6 groups of 4, shuffled: a group's values are one normal number plus noise. After training with guided
-    masks of 8 inputs (two groups), the share of groups with anything hidden that are hidden whole, against random masks'.
-    The README has three seeds of 2,000 steps: `python tests/test_model.py`.
+    24 inputs in 6 groups of 4, shuffled: a group's values are one normal number plus noise. After training with
+    guided masks of 8 inputs (two groups), the share of groups with anything hidden that are hidden whole, against
+    random masks'. The README has three seeds of 2,000 steps: `python tests/test_model.py`.
     """
     guided, random = group_shares(n_latent, steps=700)
     assert guided > 4 * random, (guided, random)
@@ -192,7 +196,8 @@ def group_shares(n_latent, steps, seed=0):
     n_group, size = 6, 4
     n = n_group * size
     group = (torch.arange(n) // size)[torch.randperm(n)]
-    model = SMA(SMAConfig(d_raw=1, embed_dim=64, v_dim=64, qk_dim=64, n_head=4, n_layer=2, seq_len=n, n_latent=2 * n_latent))
+    model = SMA(SMAConfig(d_raw=1, embed_dim=64, v_dim=64, qk_dim=64, n_head=4, n_layer=2, seq_len=n,
+                          n_latent=2 * n_latent))
     optimizer = make_optimizer(model, 1e-3, 0.01, 'cpu')
 
     def draw(rows):
@@ -212,7 +217,10 @@ def group_shares(n_latent, steps, seed=0):
 
 
 def test_layer_is_torchs_transformer_layer():
-    """A block with one width is nn.TransformerEncoderLayer(norm_first=True, activation='gelu'): same weights, same output."""
+    """
+    A block with one width is nn.TransformerEncoderLayer(norm_first=True, activation='gelu').
+    Same weights, same output.
+    """
     torch.manual_seed(0)
     c = SMAConfig(embed_dim=32, qk_dim=32, v_dim=32, n_head=4)
     ours = Layer(c, 32, 32).double()
@@ -231,7 +239,10 @@ def test_layer_is_torchs_transformer_layer():
 
 
 def test_decoder_is_eq_6():
-    """The decoder spelled out: LN, softmax(Q_o K_o^T / sqrt(d_k)) V_o, projection, no residual to the query, MLP, LN, Linear."""
+    """
+    The decoder spelled out: LN, softmax(Q_o K_o^T / sqrt(d_k)) V_o, projection, no residual to the query,
+    MLP, LN, Linear.
+    """
     torch.manual_seed(0)
     c = SMAConfig(embed_dim=20, qk_dim=16, v_dim=24, n_head=1, n_latent=3)
     d = Decoder(c, 7).double()
@@ -254,7 +265,8 @@ def test_dropout_and_drop_path_act_in_training_only():
         assert torch.equal(model(x), model(x))
     layer = Layer(replace(model.config, dropout=0.0), 24, 24, drop_path=0.25).double().train()
     t = torch.ones(20_000, 1, 1)
-    assert abs(layer.skip(t).mean().item() - 1) < 0.02 and set(layer.skip(t).unique().tolist()) == {0.0, torch.tensor(4 / 3).item()}
+    scales = {0.0, torch.tensor(4 / 3).item()}
+    assert abs(layer.skip(t).mean().item() - 1) < 0.02 and set(layer.skip(t).unique().tolist()) == scales
 
 
 def test_start_is_the_papers_sort():

@@ -1,4 +1,7 @@
-"""pretrain.py as a user runs it: resumes bit for bit, is the same run on two processes, stops on a signal, says what is wrong."""
+"""
+pretrain.py as a user runs it: resumes bit for bit, is the same run on two processes, stops on a signal,
+says what is wrong.
+"""
 
 import json
 import math
@@ -15,8 +18,8 @@ import torch
 from conftest import ROOT
 from pretrain import lr_at
 
-TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--batch_size=8', '--log_interval=2',
-        '--eval_interval=4', '--save_interval=4', '--warmup_steps=2', '--device=cpu']
+TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--batch_size=8',
+        '--log_interval=2', '--eval_interval=4', '--save_interval=4', '--warmup_steps=2', '--device=cpu']
 
 
 @pytest.fixture
@@ -24,7 +27,8 @@ def table(tmp_path):
     """A float table with a label, as csv."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 1)) + rng.normal(size=(100, 5))
-    np.savetxt(tmp_path / 't.csv', np.column_stack([x, x.sum(1) > 0]), delimiter=',', header='a,b,c,d,e,y', comments='', fmt='%.5g')
+    np.savetxt(tmp_path / 't.csv', np.column_stack([x, x.sum(1) > 0]), delimiter=',', header='a,b,c,d,e,y',
+               comments='', fmt='%.5g')
     return ['--dataset=t.csv', '--label_column=y', '--out_dir=out']
 
 
@@ -32,7 +36,8 @@ def table(tmp_path):
 def lines(tmp_path):
     """Byte sequences of many lengths."""
     rng = np.random.default_rng(0)
-    (tmp_path / 's.txt').write_bytes(b'\n'.join(bytes(rng.integers(97, 103, n).astype(np.uint8)) for n in rng.integers(3, 60, 120)))
+    lengths = rng.integers(3, 60, 120)
+    (tmp_path / 's.txt').write_bytes(b'\n'.join(bytes(rng.integers(97, 103, n).astype(np.uint8)) for n in lengths))
     return ['--dataset=s.txt', '--out_dir=out']
 
 
@@ -50,8 +55,12 @@ def same(a, b):
 
 @pytest.mark.parametrize('n_latent', [0, 4])
 def test_a_resumed_run_is_bit_identical(run, lines, tmp_path, n_latent):
-    """Stopped by SIGTERM wherever it was and resumed, over many epochs' ends, with dropout and micro-batches: nothing differs."""
-    options = [*TINY, *lines, f'--n_latent={n_latent}', '--mask=guided', '--dropout=0.1', '--accumulation=2', '--batch_size=16']
+    """
+    Stopped by SIGTERM wherever it was and resumed, over many epochs' ends, with dropout and micro-batches.
+    Nothing differs.
+    """
+    options = [*TINY, *lines, f'--n_latent={n_latent}', '--mask=guided', '--dropout=0.1', '--accumulation=2',
+               '--batch_size=16']
     cut = run_and_stop(tmp_path, [*options, '--max_steps=100', '--out_dir=cut'])
     assert 0 < cut['step'] < 100
     run('pretrain.py', *options, '--max_steps=100', '--out_dir=cut', '--resume')
@@ -85,10 +94,12 @@ def test_ctrl_c_saves_and_leaves(tmp_path, table):
 @pytest.mark.parametrize('data', ['table', 'lines'])
 def test_two_processes_are_one(run, tmp_path, data, request):
     """PyTorch's DDP on two gloo processes takes the steps that one process takes with two micro-batches."""
-    options = [*TINY, *request.getfixturevalue(data), '--mask=guided', '--max_steps=6', '--dropout=0.1', '--dtype=float32']
+    options = [*TINY, *request.getfixturevalue(data), '--mask=guided', '--max_steps=6', '--dropout=0.1',
+               '--dtype=float32']
     run('pretrain.py', *options, '--out_dir=one', '--accumulation=2')
     done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-                           str(ROOT / 'pretrain.py'), *options, '--out_dir=two'], cwd=tmp_path, text=True, capture_output=True,
+                           str(ROOT / 'pretrain.py'), *options, '--out_dir=two'],
+                          cwd=tmp_path, text=True, capture_output=True,
                           timeout=120, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stderr
     for a, b in zip(log(tmp_path / 'one/guided'), log(tmp_path / 'two/guided')):
@@ -100,15 +111,20 @@ def test_two_processes_are_one(run, tmp_path, data, request):
 
 
 def test_log_and_checkpoints(run, table, tmp_path):
-    """Random, then guided; the log's numbers are those of the run; best.pt is the best validation, last.pt the last step."""
+    """
+    Random, then guided; the log's numbers are those of the run.
+    best.pt is the best validation, last.pt the last step.
+    """
     done = run('pretrain.py', *TINY, *table, '--mask_ratio=0.4', '--max_steps=12', '--norm=quantile')
     assert done.stdout.startswith('device: cpu') and '\r' not in done.stdout
     for mask in ('random', 'guided'):
         lines = log(tmp_path / 'out' / mask)
         assert [line['step'] for line in lines] == [2, 4, 6, 8, 10, 12]
-        assert all(abs(line['masked'] - 0.4) < 1e-6 and line['padding'] == 0 and 0 < line['mask_entropy'] <= 1 for line in lines)
+        assert all(abs(line['masked'] - 0.4) < 1e-6 and line['padding'] == 0 and 0 < line['mask_entropy'] <= 1
+                   for line in lines)
         values = {line['step']: line['val_loss_random'] for line in lines if 'val_loss' in line}
-        last, best = (torch.load(tmp_path / 'out' / mask / f'{name}.pt', weights_only=True) for name in ('last', 'best'))
+        last, best = (torch.load(tmp_path / 'out' / mask / f'{name}.pt', weights_only=True)
+                      for name in ('last', 'best'))
         assert list(values) == [4, 8, 12] and best['step'] == min(values, key=values.get) and last['step'] == 12
         assert best['best'] == min(values.values()) and last['config']['mask'] == mask
         assert last['norm']['kind'] == 'quantile' and last['model_args']['seq_len'] == 5
@@ -132,14 +148,16 @@ def test_entropy_tells_a_stuck_mask(monkeypatch):
 
 def test_learning_rate():
     lrs = [lr_at(s, 100, 1.0, 0.1, 10) for s in range(100)]
-    assert lrs[0] == 0.1 and lrs[9] == lrs[10] == 1.0 and lrs[-1] < 0.102 and lrs == lrs[:10] + sorted(lrs[10:], reverse=True)
+    falling = sorted(lrs[10:], reverse=True)
+    assert lrs[0] == 0.1 and lrs[9] == lrs[10] == 1.0 and lrs[-1] < 0.102 and lrs == lrs[:10] + falling
     assert lr_at(55, 100, 1.0, 0.1, 10) == pytest.approx(0.55)  # half-way down the cosine
     assert {lr_at(s, 10, 0.5, 0.5, 0) for s in range(10)} == {0.5}
 
 
 def test_start_from_another_run(run, table, tmp_path):
     run('pretrain.py', *TINY, *table, '--mask=random', '--max_steps=2')
-    done = run('pretrain.py', *TINY, *table, '--mask=guided', '--max_steps=1', '--lr=1e-9', '--init_from=out/random', '--out_dir=next')
+    done = run('pretrain.py', *TINY, *table, '--mask=guided', '--max_steps=1', '--lr=1e-9', '--init_from=out/random',
+               '--out_dir=next')
     assert ' 0 new' in done.stdout
     a, b = weights(tmp_path / 'out/random/last.pt'), weights(tmp_path / 'next/guided/last.pt')
     assert all(torch.allclose(a[k], b[k], atol=1e-7) for k in a)
@@ -152,18 +170,23 @@ def test_long_sequences_are_counted(run, lines, tmp_path):
 
 
 MISTAKES = [
-    (['--sed=1'], "'seed'"), (['--lr=fast'], 'wants float'), (['--n_layer=2.5'], 'wants int'), (['config/colider.py'], 'colider'),
-    (['--dataset=missing.csv'], "no file 'missing.csv'"), (['--dataset=hole.csv'], 'NaN'), (['--dataset=ragged.csv'], 'cells'),
+    (['--sed=1'], "'seed'"), (['--lr=fast'], 'wants float'), (['--n_layer=2.5'], 'wants int'),
+    (['config/colider.py'], 'colider'), (['--dataset=missing.csv'], "no file 'missing.csv'"),
+    (['--dataset=hole.csv'], 'NaN'), (['--dataset=ragged.csv'], 'cells'),
     (['--dataset=empty.txt'], 'no rows'), (['--dataset=few.txt'], 'batch_size'), (['--mask_ratio=1'], 'everything'),
-    (['--mask_ratio=0.01'], 'nothing'), (['--mask=guidd'], "'guided'"), (['--mask=guided', '--mask_ratio=0.1,0.2'], 'one each'),
-    (['--n_head=3'], 'n_head=3 must divide'), (['--seq_len=7'], 'seq_len=7'), (['--norm=max'], 'norm='), (['--device=tpu'], 'device'),
-    (['--dtype=int8'], 'dtype'), (['--n_query=0'], 'n_query'), (['--init_from=t.csv'], 'no checkpoint'), (['--valid_share=0.9'], 'valid_share'),
-    (['--batch_size=9', '--accumulation=2'], 'must divide'), (['--label_column=z'], "'z'"), (['--lr=1e30', '--max_steps=40'], 'lower lr'),
+    (['--mask_ratio=0.01'], 'nothing'), (['--mask=guidd'], "'guided'"),
+    (['--mask=guided', '--mask_ratio=0.1,0.2'], 'one each'), (['--n_head=3'], 'n_head=3 must divide'),
+    (['--seq_len=7'], 'seq_len=7'), (['--norm=max'], 'norm='), (['--device=tpu'], 'device'),
+    (['--dtype=int8'], 'dtype'), (['--n_query=0'], 'n_query'), (['--init_from=t.csv'], 'no checkpoint'),
+    (['--valid_share=0.9'], 'valid_share'), (['--batch_size=9', '--accumulation=2'], 'must divide'),
+    (['--label_column=z'], "'z'"), (['--lr=1e30', '--max_steps=40'], 'lower lr'),
 ]
 
 
 def test_mistakes_end_in_one_line(tmp_path, table):
-    """Each through the command line: exit status 2, one line on stderr, no traceback, no checkpoint, no half data set."""
+    """
+    Each through the command line: exit status 2, one line on stderr, no traceback, no checkpoint, no half data set.
+    """
     (tmp_path / 'hole.csv').write_text('a,b,y\n1,2,0\n1,nan,0\n')
     (tmp_path / 'ragged.csv').write_text('a,b,y\n1,2,0\n1,0\n')
     (tmp_path / 'empty.txt').write_text('\n')
@@ -173,11 +196,13 @@ def test_mistakes_end_in_one_line(tmp_path, table):
         named = [o for o in table if o.split('=')[0] not in [p.split('=')[0] for p in options]]
         if '.txt' in options[0]:
             named = named[-1:]
-        return subprocess.Popen([sys.executable, str(ROOT / 'pretrain.py'), *TINY, '--max_steps=4', *named, *options], cwd=tmp_path,
-                                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        command = [sys.executable, str(ROOT / 'pretrain.py'), *TINY, '--max_steps=4', *named, *options]
+        return subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                env={**os.environ, 'OMP_NUM_THREADS': '1'})
     for at in range(0, len(MISTAKES), 2):  # two at a time, one a core
         pair = [(options, word, start(options)) for options, word in MISTAKES[at:at + 2]]
         for options, word, process in pair:
             _, err = process.communicate(timeout=60)
-            assert process.returncode == 2 and err.count('\n') == 1 and err.startswith('error: ') and word in err, (options, err)
+            code = process.returncode
+            assert code == 2 and err.count('\n') == 1 and err.startswith('error: ') and word in err, (options, err)
     assert not list(tmp_path.rglob('*.pt')) and not list(tmp_path.rglob('*.tmp*'))
