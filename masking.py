@@ -10,7 +10,7 @@ One polarity everywhere: in a mask True means HIDDEN; in `valid` True means a re
 
 Every way to mask has one signature, so that `mask = 'guided'` is a look-up in MASKS at the end of this file:
 
-    mask_function(attend, valid, can_query, mask_ratio, n_query, generator) -> mask (B, n) bool
+    mask_function(attend, valid, can_query, mask_ratio, n_query, generator, looseness) -> mask (B, n) bool
 
     attend      function: R (B, |R|) int64 -> attention of those queries (B, h, |R|, n), softmax over valid inputs
     valid       (B, n) bool
@@ -19,6 +19,7 @@ Every way to mask has one signature, so that `mask = 'guided'` is a look-up in M
     n_query     |R|
     generator   torch.Generator on the tensors' device: all the randomness there is. None = torch's global one, which
                 torch.compile needs (it cannot trace a Generator)
+    looseness   None, or a number (0-d tensor) from 1, any inputs may be hidden, to 0, the top of the attention only
 
 Nothing here has a gradient: the choice of mask is not differentiated (Algorithm 1).
 """
@@ -78,16 +79,25 @@ def keep_top_k(v, k):
 
 
 @torch.no_grad()
-def guided(attend, valid, can_query, mask_ratio, n_query, generator):
-    """The paper's mask, Eq. 2-5: one top-k of the attention summed over the heads and a few random queries."""
+def guided(attend, valid, can_query, mask_ratio, n_query, generator, looseness=None):
+    """
+    The paper's mask, Eq. 2-5: one top-k of the attention summed over the heads and a few random queries.
+
+    With a looseness, as the authors' code anneals physics: hide a random k of a larger top, which shrinks from all
+    inputs (looseness 1: random masks) to k (looseness 0: the paper's mask).
+    """
     R = sample_queries(can_query, n_query, generator)  # (B, |R|)
     A = attend(R) * can_query.gather(1, R)[:, None, :, None]  # (B, h, |R|, n)
     total = A.sum((1, 2)).masked_fill(~valid, -1.0)  # (B, n); any real attention beats padding's -1
-    return keep_top_k(total, n_hidden(valid, mask_ratio))
+    k = n_hidden(valid, mask_ratio)
+    if looseness is not None:
+        top = keep_top_k(total, k + ((valid.sum(1) - k) * looseness).round().long())
+        total = uniform(valid, generator).masked_fill(~top, -1.0)
+    return keep_top_k(total, k)
 
 
 @torch.no_grad()
-def random(attend, valid, can_query, mask_ratio, n_query, generator):
+def random(attend, valid, can_query, mask_ratio, n_query, generator, looseness=None):
     """The baseline: hide as many inputs, drawn uniformly."""
     noise = uniform(valid, generator).masked_fill(~valid, -1.0)  # (B, n)
     return keep_top_k(noise, n_hidden(valid, mask_ratio))

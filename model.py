@@ -153,7 +153,7 @@ class SMA(nn.Module):
         return F.dropout(x_hat, self.config.dropout, self.training)
 
     @torch.no_grad()
-    def choose_mask(self, x_hat, valid, mask, mask_ratio, n_query, generator):
+    def choose_mask(self, x_hat, valid, mask, mask_ratio, n_query, generator, looseness=None):
         """Which inputs to hide (masking.py), from this model's first layer: -> (B, n) bool, True = hidden."""
         can_query = valid
         if self.config.n_latent:
@@ -164,7 +164,7 @@ class SMA(nn.Module):
             q = self.first.heads(self.first.query(self.first.ln_query(rows)))  # (B, h, |R|, d_k)
             return attention_map(q, self.first.heads(self.first.key(x_hat)), valid)
 
-        return MASKS[mask](attend, valid, can_query, mask_ratio, n_query, generator)
+        return MASKS[mask](attend, valid, can_query, mask_ratio, n_query, generator, looseness)
 
     def encode(self, x_hat, filled=None):
         """
@@ -182,7 +182,7 @@ class SMA(nn.Module):
         # Queries for all positions are projected once, not once per sample, then picked by position.
         return self.decoder(F.embedding(index, self.decoder.project(self.P)), H, rows)
 
-    def forward(self, x, valid=None, mask='guided', mask_ratio=0.2, n_query=1, generator=None):
+    def forward(self, x, valid=None, mask='guided', mask_ratio=0.2, n_query=1, generator=None, looseness=None):
         """
         A model with a head predicts labels, (B, n_out), and looks at x and valid only. One without reconstructs:
         one step of Algorithm 1. x (B, n) int64 ids or (B, n, d_raw) float, valid (B, n) bool or None (no padding).
@@ -196,7 +196,7 @@ class SMA(nn.Module):
         m = round(mask_ratio * n)
         x_hat = self.embed(x)
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
-        hidden = self.choose_mask(x_hat, real, mask, mask_ratio, n_query, generator)  # (B, n)
+        hidden = self.choose_mask(x_hat, real, mask, mask_ratio, n_query, generator, looseness)  # (B, n)
         hidden_at, is_hidden = positions(hidden, m)  # (B, m)
         visible_at, is_visible = positions(real & ~hidden, n - m)  # (B, u)
         # Without padding every row has exactly u visible inputs and needs no attention mask: the fast kernels.

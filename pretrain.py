@@ -60,10 +60,11 @@ drop_path = 0.0  # chance that a sample skips a block's branch
 mask = ('random', 'guided')  # random is the baseline, guided the paper's method
 mask_ratio = (0.5,)  # share of the inputs hidden: one for all masks, or one each
 n_query = 1  # queries drawn for each guided mask, |R|
+mask_anneal = 0.0  # share of the steps over which guided masks tighten, from random ones (authors: 0.25 for physics)
 # optimiser
 batch_size = 256  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step, for batches that do not fit in memory
-epochs = 5  # passes over the training rows
+epochs = 3  # passes over the training rows
 max_steps: int | None = None  # optimiser steps; None = what the epochs take
 lr = 1e-3  # peak learning rate
 min_lr = 0.0  # where the cosine ends
@@ -266,7 +267,7 @@ def train(mask, mask_ratio, dataset, config, run, stop):
     model = wrap(raw, run)
 
     def loss_of(x, valid, labels, whole):
-        loss, hidden = model(x, valid, mask, mask_ratio, config['n_query'])
+        loss, hidden = model(x, valid, mask, mask_ratio, config['n_query'], looseness=looseness)
         count = sum(round(mask_ratio * n) for n in dataset.lengths(whole))  # hidden inputs of the whole step, unsynced
         loss = loss.sum() / max(count, 1)
         with torch.no_grad():
@@ -302,6 +303,9 @@ def train(mask, mask_ratio, dataset, config, run, stop):
         lr = lr_at(step, total, config['lr'], config['min_lr'], config['warmup_steps'])
         for group in optimizer.param_groups:
             group['lr'] = lr
+        looseness = None  # a tensor: torch.compile would take every new float for a new program
+        if step < config['mask_anneal'] * total:
+            looseness = torch.tensor(lr_at(step, config['mask_anneal'] * total, 1.0, 0.0, 0), device=run.device)
         norm = take_step(model, optimizer, scaler, batches, loss_of, step, config['seed'], config, run)
         stopped = stop.asked(run, step, config['log_interval'])
         step += 1
@@ -356,8 +360,8 @@ def main():
     masks, ratios = config['mask'], config['mask_ratio']
     ratios = ratios * len(masks) if len(ratios) == 1 else ratios
     check_masks(masks, ratios, dataset.lengths(rows))
-    if config['n_query'] < 1:
-        fail(f'n_query={config["n_query"]}: at least one query must be drawn')
+    if config['n_query'] < 1 or not 0 <= config['mask_anneal'] <= 1:
+        fail(f'n_query={config["n_query"]} must be at least 1, mask_anneal={config["mask_anneal"]} lie between 0 and 1')
     if config['init_from']:
         dataset.norm = load(config['init_from'], keys=('model', 'norm'))['norm']  # the scale those weights know
     else:

@@ -1,7 +1,9 @@
 """Tests import the rooms of the project, and run its scripts: `run('pretrain.py', '--lr=1')`."""
 
+import os
 import runpy
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +40,18 @@ def run(tmp_path, monkeypatch, capsys):
     yield call
     for s, handler in handlers.items():
         signal.signal(s, handler)
+
+
+@pytest.fixture
+def two_processes(tmp_path):
+    """two_processes(script, *options) runs a script in the same folder under torchrun, on two gloo processes."""
+    def call(script, *options):
+        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', str(ROOT / script)]
+        done = subprocess.run([*command, *options], cwd=tmp_path, text=True, capture_output=True, timeout=120,
+                              env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        assert done.returncode == 0, done.stderr
+        return done
+    return call
 
 
 @pytest.fixture

@@ -102,6 +102,15 @@ def test_n_train_draws_labelled_rows_by_seed_and_resume_keeps_finished_runs(run,
     assert 'epochs=1' in run('finetune.py', *options, '--resume', '--epochs=2', status=2).stderr
 
 
+def test_two_processes_are_one(run, two_processes, table, tmp_path):
+    """PyTorch's DDP on two gloo processes ends where one process with two micro-batches ends."""
+    options = [*FINE, *table, '--label_column=value', '--target=regression', '--init_from=scratch', '--dropout=0.1', '--epochs=1']
+    run('finetune.py', *options, '--out_dir=one', '--accumulation=2')
+    two_processes('finetune.py', *options, '--out_dir=two')
+    (a,), (b,) = results(tmp_path / 'one'), results(tmp_path / 'two')
+    assert np.isclose(a['valid'], b['valid'], rtol=1e-3) and np.isclose(a['test'], b['test'], rtol=1e-3)
+
+
 def test_embeddings_of_a_users_file(run, table, tmp_path):
     """A vector a row, in the order of the file, labels or not; bytes as well as floats."""
     run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre', '--mask=guided')

@@ -126,6 +126,21 @@ def test_keep_top_k_is_numpys_sort():
     assert keep_top_k(torch.zeros(1, 5), torch.tensor([2])).tolist() == [[True, True, False, False, False]]  # ties
 
 
+def test_looseness_goes_from_random_to_guided():
+    """At 1 every input is hidden equally often; at 0 the mask is the guided one; between, part of a larger top."""
+    A = torch.rand(1, 1, 1, 10, generator=torch.Generator().manual_seed(0)).softmax(-1).expand(20_000, 1, 1, 10)
+    valid = torch.ones(20_000, 10, dtype=torch.bool)
+
+    def hide(looseness):
+        return masking.guided(lambda R: A, valid, valid[:, :1], 0.3, 1, torch.Generator().manual_seed(1), looseness)
+    order = A[0, 0, 0].argsort(descending=True)
+    assert (hide(torch.tensor(1.0)).double().mean(0) - 0.3).abs().max() < 5 * math.sqrt(0.3 * 0.7 / 20_000)
+    assert torch.equal(hide(torch.tensor(0.0)), hide(None)) and hide(None)[:, order[:3]].all()
+    half = hide(torch.tensor(0.3)).double().mean(0)  # a random 3 of the top 3 + round(7 * 0.3) = 5
+    assert (half[order[:5]] - 0.6).abs().max() < 0.02 and (half[order[5:]] == 0).all()
+    assert (hide(torch.tensor(0.5)).sum(1) == 3).all()
+
+
 @pytest.mark.parametrize('mask', MASKS)
 def test_the_generator_decides(mask):
     model, x = model_and_input(5)

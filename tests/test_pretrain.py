@@ -92,16 +92,12 @@ def test_ctrl_c_saves_and_leaves(tmp_path, table):
 
 
 @pytest.mark.parametrize('data', ['table', 'lines'])
-def test_two_processes_are_one(run, tmp_path, data, request):
+def test_two_processes_are_one(run, two_processes, tmp_path, data, request):
     """PyTorch's DDP on two gloo processes takes the steps that one process takes with two micro-batches."""
     options = [*TINY, *request.getfixturevalue(data), '--mask=guided', '--max_steps=6', '--dropout=0.1',
                '--dtype=float32']
     run('pretrain.py', *options, '--out_dir=one', '--accumulation=2')
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-                           str(ROOT / 'pretrain.py'), *options, '--out_dir=two'],
-                          cwd=tmp_path, text=True, capture_output=True,
-                          timeout=120, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-    assert done.returncode == 0, done.stderr
+    two_processes('pretrain.py', *options, '--out_dir=two')
     for a, b in zip(log(tmp_path / 'one/guided'), log(tmp_path / 'two/guided')):
         for key in {'loss', 'val_loss', 'grad_norm', 'val_loss_random'} & set(a):
             assert math.isclose(a[key], b[key], rel_tol=1e-4), (key, a, b)
