@@ -26,6 +26,7 @@ import lzma
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import zlib
 from pathlib import Path
@@ -163,7 +164,7 @@ def read_table(path, input_column, label_column, split_column, left_out, about):
             names = [name.strip() for name in input_column.split(',')] if input_column not in header else [input_column]
         inputs = [column(name, 'input_column') for name in names]
         about['columns'] = names
-        line0 = first if headless else next(rows, None)
+        line0 = first if headless else next((row for row in rows if row), None)
         if line0 is None:
             fail(f'{path} has a header and no rows')
         numbers = all(is_number(line0[i]) for i in inputs if i < len(line0))
@@ -276,6 +277,10 @@ def prepare(config):
     shares = config['valid_share'], config['test_share']
     if min(shares) < 0 or sum(shares) >= 1:
         fail(f'valid_share={shares[0]} and test_share={shares[1]} must leave something to train on')
+    if name in DATASETS:
+        for k in ('input_column', 'label_column', 'split_column', 'valid_file', 'test_file'):
+            if config[k] is not None:
+                fail(f'{k}={config[k]!r}: the data set {name} has its own inputs and splits, leave it unset')
     files = [] if name in DATASETS else [f for f in (name, config['valid_file'], config['test_file']) if f]
     key = [FORMAT, name if name in DATASETS else '', {k: config[k] for k in keys}]
     for part in (part for f in files for part in f.split(',')):
@@ -286,12 +291,18 @@ def prepare(config):
     folder = Path(config['data_dir']) / f'{stem}-{key}'
     if folder.exists():
         return folder
-    building = folder.with_name(f'{folder.name}.tmp-{os.getpid()}')
-    building.mkdir(parents=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f'{folder.name}.tmp-', dir=folder.parent))
+    except OSError as error:
+        fail(f'data_dir={config["data_dir"]!r}: {error.strerror}')
     try:
         write(building, config, files)
-        if not folder.exists():  # another process may have been faster
+        try:
             building.rename(folder)
+        except OSError:
+            if not folder.exists():  # if it does, another process was faster
+                raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
@@ -306,8 +317,8 @@ def write(folder, config, files):
         about['columns'] = DATASETS[config['dataset']]['names']()
     else:
         columns = [config[k] for k in ('input_column', 'label_column', 'split_column')]
-        which = {config['dataset']: 0, config['valid_file']: 1, config['test_file']: 2}
-        sources = [(which[f], read(f, *columns, left_out, about)) for f in files]
+        named = enumerate((config['dataset'], config['valid_file'], config['test_file']))
+        sources = [(split, read(f, *columns, left_out, about)) for split, f in named if f]
 
     shape, lengths, labels, splits = None, [], [], []  # shape: () for bytes, (n, d_raw) for floats
     with open(folder / 'x.bin', 'wb') as x_file:
@@ -447,8 +458,6 @@ def epoch_batches(dataset, rows, batch_size, seed, epoch):
     One epoch in random order: (n_batch, batch_size) row numbers. A pure function of (seed, epoch): every rank computes
     the same, and a resumed run finds its place in it. What does not fill a last batch waits for another epoch.
     """
-    if len(rows) < batch_size:
-        fail(f'batch_size={batch_size}, but there are only {len(rows)} rows to train on: lower it')
     rng = np.random.default_rng([seed, epoch])
     n_batch = len(rows) // batch_size
     order = rng.permutation(rows)[:n_batch * batch_size]
@@ -476,10 +485,8 @@ def micro_batches(dataset, rows, config, seed, step, run, labels=None):
     A step's rows are dealt out among ranks and accumulation in turn, so all share one width and one mix of lengths.
     """
     n_micro = config['accumulation'] * run.world
-    if config['batch_size'] % n_micro:
-        fail(f'batch_size={config["batch_size"]} must divide by accumulation x processes = {n_micro}')
     steps_per_epoch = len(rows) // config['batch_size']
-    for epoch in itertools.count(step // max(steps_per_epoch, 1)):
+    for epoch in itertools.count(step // steps_per_epoch):
         batches = epoch_batches(dataset, rows, config['batch_size'], seed, epoch)
         for whole in batches[step - epoch * steps_per_epoch:]:
             for micro in range(run.rank, n_micro, run.world):
@@ -493,12 +500,14 @@ def prefetch(batches, device):
     Moves (x, valid, ...) to the device. On CUDA a thread builds the next batches in pinned memory meanwhile; elsewhere
     there is nothing to overlap with and it is a plain loop. None and non-tensors pass through.
     """
+    on_cuda = torch.device(device).type == 'cuda'
+
     def move(t, pin=False):
         if not torch.is_tensor(t):
             return t
-        return t.pin_memory() if pin else t.to(device, non_blocking=True)
+        return t.pin_memory() if pin else t.to(device, non_blocking=on_cuda)  # only from pinned memory is that safe
 
-    if torch.device(device).type != 'cuda':
+    if not on_cuda:
         for batch in batches:
             yield tuple(move(t) for t in batch)
         return

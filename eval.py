@@ -2,7 +2,7 @@
 What a checkpoint is worth: scores, and embeddings of a user's file.
 
     python eval.py --ckpt=out/collider/guided                                     masked loss on the test rows
-    python eval.py --ckpt=out/finetune_collider/guided-lr0.001-seed0.pt           test score of a fine-tuned model
+    python eval.py --ckpt=out/finetune_collider/out-collider-guided-lr0.001-seed0.pt      test score
     python eval.py --ckpt=... --split=valid
     python eval.py --ckpt=... --dataset=new.csv --label_column=y --split=all      the same on another file
     python eval.py --ckpt=out/collider/guided --embed=new.csv                     new.embeddings.npy, a vector a row
@@ -74,6 +74,8 @@ def main():
         fail(f'split={config["split"]!r}: train, valid, test or all')
     checkpoint = load(config['ckpt'], keys=('model', 'model_args', 'config', 'norm'))
     run = set_up(config)
+    if run.world > 1:
+        fail('eval.py runs as one process: start it with python, not torchrun')
     dataset = data_of(config, checkpoint)
     if dataset.n_cut:
         say(run, f'{dataset.n_cut:,} sequences have more than {dataset.max_len} tokens and lose their end')
@@ -82,6 +84,8 @@ def main():
     model.to(run.device)
 
     if config['embed']:
+        for why, n in dataset.meta['left_out'].items():  # else the vectors would not be those of the file's rows
+            fail(f'{config["embed"]} has {n} {why}: take them out first')
         rows = np.arange(len(dataset.y))
         batches = scoring(dataset, rows, config['batch_size'], run)
         vectors = outputs(model.features, model, (len(rows), model.config.v_dim), batches, run.device, run.autocast)
@@ -103,7 +107,8 @@ def main():
         say(run, f'{head["metric"]} on {len(rows):,} {config["split"]} rows: {value:.4f}')
     else:
         own = checkpoint['config']
-        mask, ratio = config['mask'] or own['mask'], config['mask_ratio'] or own['mask_ratio']
+        mask = config['mask'] or own['mask']
+        ratio = own['mask_ratio'] if config['mask_ratio'] is None else config['mask_ratio']
         check_masks([mask], [ratio], dataset.lengths(rows))
         total, hidden = masked_loss(model, batches, mask, ratio, own['n_query'], run.device, run.autocast).tolist()
         say(run, f'masked loss on {len(rows):,} {config["split"]} rows, {mask} masks, ratio {ratio}: '

@@ -2,7 +2,7 @@
 Stage 2: fine-tuning with labels, and what they score: from scratch, and from each pre-trained checkpoint, all alike.
 
     python finetune.py                                          the defaults, after `python pretrain.py`: 1,000 labels
-    python finetune.py --n_train=100 --seeds=0,1,2,3,4          fewer labels, more seeds
+    python finetune.py --n_train=100 --batch_size=32 --seeds=0,1,2,3,4          fewer labels, more seeds
     python finetune.py config/finetune_esol.py --dataset=delaney-processed.csv
     torchrun --nproc_per_node=8 finetune.py config/NAME.py      8 GPUs
 
@@ -26,7 +26,8 @@ from configurator import configure, fail
 from data import (DATASETS, LOWER_IS_BETTER, METRICS, SPLITS, class_numbers, fit_norm, micro_batches, prefetch, score,
                   scoring)
 from model import build, load, load_weights, make_optimizer, outputs, save
-from pretrain import Stop, log_line, lr_at, must_match, prepared, say, seed_all, set_up, sum_ranks, take_step, wrap
+from pretrain import (Stop, check_batch, check_knobs, log_line, lr_at, must_match, prepared, say, seed_all, set_up,
+                      sum_ranks, take_step, wrap)
 
 # -----------------------------------------------------------------------------
 # data
@@ -148,14 +149,14 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
     def loss_of(x, valid, y, whole):
         output = model(x, valid)  # (B, n_out)
         if head['target'] == 'regression':
-            loss = F.mse_loss(output[:, 0].float(), y, reduction='sum')
+            loss = F.mse_loss(output[:, 0], y, reduction='sum')
         elif head['target'] == 'binary':
-            loss = F.binary_cross_entropy_with_logits(output[:, 0].float(), y, reduction='sum')
+            loss = F.binary_cross_entropy_with_logits(output[:, 0], y, reduction='sum')
         else:
-            loss = F.cross_entropy(output.float(), y, reduction='sum')
+            loss = F.cross_entropy(output, y, reduction='sum')
         return loss / len(whole)
 
-    steps_per_epoch = max(len(rows) // config['batch_size'], 1)
+    steps_per_epoch = len(rows) // config['batch_size']
     total = config['max_steps'] or config['epochs'] * steps_per_epoch
     interval = config['eval_interval'] or steps_per_epoch
     sign = -1 if head['metric'] in LOWER_IS_BETTER else 1
@@ -171,7 +172,7 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
         if stop.asked(run, step, interval):
             return None
         if (step + 1) % interval == 0 or step + 1 == total:
-            if not math.isfinite(norm):
+            if not math.isfinite(norm) and not scaler.is_enabled():  # a scaler skips such steps
                 fail(f'the gradient is {norm.item()} at step {step + 1}: lower lr')
             value = score_rows(raw, dataset, labelled['valid'], head, config, run)
             log_line(Path(config['out_dir']) / 'log.jsonl', run, init_from=name, lr=lr, seed=seed, step=step + 1,
@@ -186,8 +187,8 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
 
 def main():
     config = configure(globals())
+    check_knobs(config, ('n_train', 'eval_interval'))
     run = set_up(config)
-    stop = Stop()
     out = Path(config['out_dir'])
     starts = {name: None if name == 'scratch' else load(name, keys=('model', 'model_args', 'norm', 'config'))
               for name in config['init_from']}
@@ -195,12 +196,20 @@ def main():
     if first:  # scratch has the same shape, so that all rows of the table are alike but for their weights
         shape = {k: v for k, v in first['model_args'].items() if k not in ('dropout', 'drop_path')}
         config.update({k: v for k, v in shape.items() if k in config})
+        for name, start in starts.items():
+            if start and 'head' in start:
+                fail(f'{name} is a fine-tuned model: start from a pre-trained one')
+            if start:
+                must_match(start['model_args'], shape, name)
     dataset = prepared(config, run)
+    stop = Stop()
     head, labelled = settle_target(dataset, config)
     metric = head['metric']
     fresh_norm = None if all(starts.values()) else fit_norm(dataset, dataset.rows('train'), config['norm'])
-    if config['n_train'] is not None and not 0 < config['n_train'] <= len(labelled['train']):
-        fail(f'n_train={config["n_train"]}, but there are {len(labelled["train"])} labelled training rows')
+    n_train = config['n_train'] or len(labelled['train'])
+    if n_train > len(labelled['train']):
+        fail(f'n_train={n_train}, but there are {len(labelled["train"])} labelled training rows')
+    check_batch(n_train, config, run)
     counts = ', '.join(f'{len(rows):,} {split}' for split, rows in labelled.items())
     n_runs = len(starts) * len(config['lr']) * len(config['seeds'])
     say(run, f'{head["target"]}, {metric}; labelled rows: {counts}; {n_runs} runs')
@@ -216,7 +225,7 @@ def main():
         dataset.norm = start['norm'] if start else fresh_norm
         tried = {}
         for lr, seed in itertools.product(config['lr'], config['seeds']):
-            path = out / f'{name.strip("./").replace("/", "-")}-lr{lr:g}-seed{seed}.pt'
+            path = out / f'{name.replace("/", "-")}-lr{lr:g}-seed{seed}.pt'
             if config['resume'] and path.exists():
                 checkpoint = load(path, keys=('model', 'head', 'valid', 'config'))
                 free = ('resume', 'device', 'compile', 'init_from', 'lr', 'seeds')

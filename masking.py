@@ -33,10 +33,11 @@ from configurator import fail, nearest
 
 def n_hidden(valid, mask_ratio):
     """How many inputs each row hides: round(r * n_valid), Python's rounding (Eq. 5, note 4). (B, n) -> (B,) int64"""
-    # A look-up table keeps the rounding in Python's float64, which Apple's MPS lacks. A row of n is the longest, so
-    # no row hides more than round(r * n): callers know that bound without asking the device.
-    table = torch.tensor([round(mask_ratio * i) for i in range(valid.shape[1] + 1)], device=valid.device)
-    return table[valid.sum(1)]
+    # In float64, as Python computes it, so that no row hides more than round(r * n): callers know that bound without
+    # asking the device. Apple's MPS has no float64, so there the few counts visit the CPU.
+    count = valid.sum(1)
+    count = count.cpu() if count.device.type == 'mps' else count
+    return (count.double() * mask_ratio).round().long().to(valid.device)
 
 
 def uniform(like, generator):
@@ -59,10 +60,12 @@ def attention_map(q, k, valid):
     """
     Eq. 2 and its softmax: q (B or 1, h, |R|, d_k), k (B, h, n, d_k), valid (B, n) -> (B, h, |R|, n).
 
-    Padding gets exactly zero. d_k is the width of one head.
+    Padding gets exactly zero. d_k is the width of one head. The softmax is never in half precision, whose few values
+    would tie at the edge of the top k.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, h, |R|, n)
-    return scores.masked_fill(~valid[:, None, None, :], -torch.inf).softmax(-1)
+    scores = scores.masked_fill(~valid[:, None, None, :], -torch.inf)
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 def keep_top_k(v, k):
@@ -110,6 +113,8 @@ def check_masks(masks, ratios, lengths):
     """Fails unless each mask is known and its ratio hides something, but of no row everything. lengths (N,) numpy."""
     if len(ratios) != len(masks):
         fail(f'mask names {len(masks)} kind(s), {", ".join(masks)}, and mask_ratio has {len(ratios)} values: one each')
+    if len(set(masks)) < len(masks):
+        fail(f'mask names one kind twice, {", ".join(masks)}: both would be written to one folder')
     for mask, ratio in zip(masks, ratios):
         if mask not in MASKS:
             fail(f'unknown mask {mask!r}; the nearest is {nearest(mask, MASKS)!r}')

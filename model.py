@@ -48,6 +48,8 @@ class SMAConfig:
         for name in ('embed_dim', 'seq_len', 'n_layer', 'qk_dim', 'n_head', 'v_dim', 'mlp_ratio'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}={getattr(self, name)} must be at least 1')
+        if self.n_latent < 0:
+            raise ValueError(f'n_latent={self.n_latent} must be 0, for a Transformer, or more, for a Perceiver')
         for name in ('dropout', 'drop_path'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'{name}={getattr(self, name)} must lie in [0, 1)')
@@ -206,10 +208,10 @@ class SMA(nn.Module):
         return self.loss(prediction, target) * is_hidden, hidden
 
     def loss(self, prediction, target):
-        """Per hidden input: mean squared error over d_raw, or cross-entropy over the 262 ids. -> (B, m) float32"""
+        """Per hidden input: squared error, its mean over d_raw, or cross-entropy over 262 ids. -> (B, m)"""
         if self.config.d_raw:
-            return F.mse_loss(prediction.float(), target.float(), reduction='none').mean(-1)
-        return F.cross_entropy(prediction.flatten(0, 1).float(), target.flatten(), reduction='none').view(target.shape)
+            return F.mse_loss(prediction, target, reduction='none').mean(-1)
+        return F.cross_entropy(prediction.flatten(0, 1), target.flatten(), reduction='none').view(target.shape)
 
     def predict(self, x, valid=None):
         """The fine-tuning head, nothing hidden: one learned query asks H. -> (B, n_out)"""
@@ -298,7 +300,8 @@ def load(path, keys=('model', 'model_args', 'config')):
     except Exception as error:
         fail(f'{path} is no checkpoint, or it is cut short ({type(error).__name__})')
     if not isinstance(checkpoint, dict) or not set(keys) <= set(checkpoint):
-        fail(f'{path} is not a checkpoint of this project: it lacks {", ".join(keys)}')
+        missing = [k for k in keys if not isinstance(checkpoint, dict) or k not in checkpoint]
+        fail(f'{path} is not a checkpoint of the kind that is wanted: it lacks {", ".join(missing)}')
     return checkpoint
 
 

@@ -5,7 +5,8 @@ Stage 1: masked-reconstruction pre-training (Algorithm 1). No labels.
     python pretrain.py config/higgs_small.py --dataset=X.npz    a config, then any knob
     python pretrain.py --dataset=my.csv --label_column=y        your own table; --help lists all knobs
     torchrun --nproc_per_node=8 pretrain.py config/NAME.py      one machine, 8 GPUs
-    torchrun --nnodes=2 --node_rank=0 --nproc_per_node=8 --master_addr=10.0.0.1 pretrain.py config/NAME.py    two
+    torchrun --nnodes=2 --node_rank=0 --nproc_per_node=8 --master_addr=10.0.0.1 pretrain.py config/NAME.py
+                                                                two machines that share a disk
 
 Each kind of mask named by the knob `mask` is one run, written to OUT_DIR/MASK/: last.pt (the latest step; --resume goes
 on from it), best.pt (the lowest validation loss on random masks, the same masks every time) and log.jsonl.
@@ -84,6 +85,10 @@ eval_interval = 500  # steps between validations
 save_interval = 500  # steps between saves of last.pt
 # -----------------------------------------------------------------------------
 
+# what --resume may change: the rest decides what is learned from which rows
+MAY_CHANGE = {'resume', 'init_from', 'out_dir', 'data_dir', 'epochs', 'max_steps', 'accumulation', 'device', 'dtype',
+              'compile', 'log_interval', 'eval_interval', 'save_interval'}
+
 
 # Run-time pieces, shared with finetune.py and eval.py
 
@@ -93,8 +98,8 @@ def set_up(config):
     device = config['device']
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-    if device == 'cuda' and run.world > 1:
-        device = f'cuda:{os.environ["LOCAL_RANK"]}'
+    if device == 'cuda':
+        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     try:
         run.device = torch.device(device)
         torch.empty(1, device=run.device)
@@ -116,6 +121,26 @@ def set_up(config):
     name = torch.cuda.get_device_name() if kind == 'cuda' else f'{torch.get_num_threads()} threads'
     say(run, f'device: {run.device} ({name}), {run.dtype}, {run.world} process(es)' + ', compiled' * run.compile)
     return run
+
+
+def check_knobs(config, positive=()):
+    """Fails on numbers that no run can be made with."""
+    for k in ('batch_size', 'accumulation', 'epochs', 'max_steps', *positive):
+        if config[k] is not None and config[k] < 1:
+            fail(f'{k}={config[k]} must be at least 1')
+    for k in ('min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'lr', 'seed', 'seeds'):
+        value = config.get(k, 0)
+        if min(value if isinstance(value, tuple) else (value,), default=0) < 0:
+            fail(f'{k}={value} must not be negative')
+
+
+def check_batch(n_rows, config, run):
+    """Fails unless a step's samples are there, and can be dealt out."""
+    if n_rows < config['batch_size']:
+        fail(f'batch_size={config["batch_size"]}, but there are only {n_rows} rows to train on: lower it')
+    if config['batch_size'] % (config['accumulation'] * run.world):
+        fail(f'batch_size={config["batch_size"]} must divide by accumulation x processes = '
+             f'{config["accumulation"] * run.world}')
 
 
 def say(run, text):
@@ -172,8 +197,8 @@ def take_step(model, optimizer, scaler, batches, loss_of, step, seed, config, ru
     One optimiser step: the gradient of loss_of(x, valid, labels, whole) over the micro-batches, clipped. -> its norm
 
     loss_of returns this micro-batch's part of the whole step's loss, so parts add up however the step is dealt out.
-    Random numbers (masks, dropout) are seeded by (seed, step, micro-batch): a run is the same for any number of
-    processes, and a resumed run needs no generator's state.
+    Random numbers (masks, dropout) are seeded by (seed, step, micro-batch): two processes do what one does with
+    accumulation=2, and a resumed run needs no generator's state.
     """
     for i in range(config['accumulation']):
         x, valid, labels, whole = next(batches)
@@ -195,7 +220,7 @@ def must_match(old, new, what):
     """Fails, naming the first that differs, unless the settings `new` are what they were when `what` was written."""
     for k in new:
         if old.get(k) != new[k]:
-            fail(f'{what} was made with {k}={old.get(k)}, this run has {k}={new[k]}: give the same, or another out_dir')
+            fail(f'{what} was made with {k}={old.get(k)}, this run has {k}={new[k]}: make them the same')
 
 
 class Stop:
@@ -240,30 +265,32 @@ def train(mask, mask_ratio, dataset, config, run, stop):
     model_args = dict(vars(raw.config))
     optimizer = make_optimizer(raw, config['lr'], config['weight_decay'], run.device)
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == 'float16')
-    steps_per_epoch = max(len(rows) // config['batch_size'], 1)
+    steps_per_epoch = len(rows) // config['batch_size']
     total = config['max_steps'] or config['epochs'] * steps_per_epoch
     step, best = 0, math.inf
+    settings = {**config, 'mask': mask, 'mask_ratio': mask_ratio}
 
     if config['resume'] and (out / 'last.pt').exists():
         checkpoint = load(out, keys=('model', 'model_args', 'optimizer', 'scaler', 'step', 'best', 'config'))
         must_match(checkpoint['model_args'], model_args, f'{out}/last.pt')
-        kept = {k: config[k] for k in ('dataset', 'batch_size', 'seed', 'norm')}  # they say where in the data
-        must_match(checkpoint['config'], {**kept, 'mask_ratio': mask_ratio}, f'{out}/last.pt')
+        must_match(checkpoint['config'], {k: v for k, v in settings.items() if k not in MAY_CHANGE}, f'{out}/last.pt')
+        dataset.norm = checkpoint['norm']
         load_weights(raw, checkpoint['model'])
         optimizer.load_state_dict(checkpoint['optimizer'])
         scaler.load_state_dict(checkpoint['scaler'])
         step, best = checkpoint['step'], checkpoint['best']
         if run.rank == 0 and (out / 'log.jsonl').exists():  # forget what was logged after that save
-            lines = [s for s in (out / 'log.jsonl').read_text().splitlines() if json.loads(s)['step'] <= step]
-            (out / 'log.jsonl').write_text(''.join(s + '\n' for s in lines))
+            lines = [s for s in (out / 'log.jsonl').read_text().splitlines() if s.endswith('}')]  # whole ones
+            lines = [s + '\n' for s in lines if json.loads(s)['step'] <= step]
+            (out / 'log.jsonl').write_text(''.join(lines))
         say(run, f'{mask}: resumed {out}/last.pt at step {step:,} of {total:,}')
     else:
         if config['init_from']:
             start = load(config['init_from'])
             loaded, new = load_weights(raw, start['model'], new=('decoder.',), dropped=('head.', 'head_query'))
             say(run, f'{mask}: {loaded} weights from {config["init_from"]}, {new} new')
-        if run.rank == 0 and (out / 'log.jsonl').exists():
-            (out / 'log.jsonl').unlink()
+        for name in ('log.jsonl', 'best.pt') if run.rank == 0 else ():  # of an earlier run
+            (out / name).unlink(missing_ok=True)
     model = wrap(raw, run)
 
     def loss_of(x, valid, labels, whole):
@@ -285,11 +312,11 @@ def train(mask, mask_ratio, dataset, config, run, stop):
 
     def checkpoint():
         return dict(model=raw.state_dict(), model_args=model_args, norm=dataset.norm, step=step, best=best,
-                    config={**config, 'mask': mask, 'mask_ratio': mask_ratio}, optimizer=optimizer.state_dict(),
-                    scaler=scaler.state_dict(), epoch=step // steps_per_epoch, position=step % steps_per_epoch)
+                    config=settings, optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
+                    epoch=step // steps_per_epoch, position=step % steps_per_epoch)
 
     def validate(mask):
-        batches = scoring(dataset, valid_rows, config['batch_size'] // config['accumulation'] // run.world, run)
+        batches = scoring(dataset, valid_rows, config['batch_size'], run)
         total = sum_ranks(masked_loss(raw, batches, mask, mask_ratio, config['n_query'], run.device, run.autocast), run)
         return (total[0] / total[1]).item()
 
@@ -329,7 +356,7 @@ def train(mask, mask_ratio, dataset, config, run, stop):
         if run.rank == 0 and (step % config['save_interval'] == 0 or step == total or stopped):
             save(out / 'last.pt', checkpoint())
     bar.close()
-    if stopped and step < total:
+    if stopped:
         say(run, f'stopped at step {step:,} of {total:,}; {out}/last.pt is saved: go on with --resume')
         sys.exit(128 + (stop.signal or signal.SIGTERM))
     say(run, f'{mask}: wrote {out}/last.pt')
@@ -354,14 +381,16 @@ def report(sums, step, lr, norm, run):
 
 def main():
     config = configure(globals())
-    run, stop = set_up(config), Stop()
-    dataset = prepared(config, run)
+    check_knobs(config, ('log_interval', 'eval_interval', 'save_interval', 'n_query'))
+    run = set_up(config)
+    dataset, stop = prepared(config, run), Stop()
     rows = dataset.rows('train')
+    check_batch(len(rows), config, run)
     masks, ratios = config['mask'], config['mask_ratio']
     ratios = ratios * len(masks) if len(ratios) == 1 else ratios
     check_masks(masks, ratios, dataset.lengths(rows))
-    if config['n_query'] < 1 or not 0 <= config['mask_anneal'] <= 1:
-        fail(f'n_query={config["n_query"]} must be at least 1, mask_anneal={config["mask_anneal"]} lie between 0 and 1')
+    if not 0 <= config['mask_anneal'] <= 1:
+        fail(f'mask_anneal={config["mask_anneal"]} must lie between 0 and 1')
     if config['init_from']:
         dataset.norm = load(config['init_from'], keys=('model', 'norm'))['norm']  # the scale those weights know
     else:

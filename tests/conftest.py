@@ -46,8 +46,8 @@ def run(tmp_path, monkeypatch, capsys):
 def two_processes(tmp_path):
     """two_processes(script, *options) runs a script in the same folder under torchrun, on two gloo processes."""
     def call(script, *options):
-        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', str(ROOT / script)]
-        done = subprocess.run([*command, *options], cwd=tmp_path, text=True, capture_output=True, timeout=120,
+        torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+        done = subprocess.run([*torchrun, str(ROOT / script), *options], cwd=tmp_path, text=True, capture_output=True, timeout=120,
                               env={**os.environ, 'OMP_NUM_THREADS': '1'})
         assert done.returncode == 0, done.stderr
         return done

@@ -200,6 +200,25 @@ def test_scoring_covers_every_row_once_over_any_number_of_ranks(tmp_path):
         assert torch.equal(valid.sum(1), torch.from_numpy(d.lengths(rows[at])))
 
 
+def test_prefetch_on_cuda_is_a_thread_that_keeps_order_and_passes_errors_on(monkeypatch):
+    """There is no GPU here: pinning and moving are stood in for, the thread and its queue are the real ones."""
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda t: t)
+    monkeypatch.setattr(torch.Tensor, 'to', lambda t, *args, **options: t)
+
+    def batches():
+        for i in range(20):
+            yield torch.tensor(i), None
+        raise RuntimeError('disk gone')
+    seen = []
+    with pytest.raises(RuntimeError, match='disk gone'):
+        for t, _ in prefetch(batches(), 'cuda:0'):
+            seen.append(t.item())
+    assert seen == list(range(20))
+    endless = prefetch(((torch.tensor(i),) for i in iter(int, 1)), 'cuda:0')
+    next(endless)
+    endless.close()  # a consumer that leaves early does not hang
+
+
 def test_prefetch_hands_on_what_it_gets():
     batches = [(torch.arange(3), None), (torch.ones(2), 'text')]
     for got, sent in zip(prefetch(iter(batches), 'cpu'), batches):

@@ -104,7 +104,8 @@ def test_n_train_draws_labelled_rows_by_seed_and_resume_keeps_finished_runs(run,
 
 def test_two_processes_are_one(run, two_processes, table, tmp_path):
     """PyTorch's DDP on two gloo processes ends where one process with two micro-batches ends."""
-    options = [*FINE, *table, '--label_column=value', '--target=regression', '--init_from=scratch', '--dropout=0.1', '--epochs=1']
+    options = [*FINE, *table, '--label_column=value', '--target=regression', '--init_from=scratch', '--dropout=0.1',
+               '--epochs=1']
     run('finetune.py', *options, '--out_dir=one', '--accumulation=2')
     two_processes('finetune.py', *options, '--out_dir=two')
     (a,), (b,) = results(tmp_path / 'one'), results(tmp_path / 'two')

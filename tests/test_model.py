@@ -86,7 +86,7 @@ def test_the_loss_is_of_hidden_inputs_only(n_latent, d_raw):
         y = model.decode(H, rows, torch.full((B, 1), j))[b, 0]
         total += F.mse_loss(y, x[b, j]) if d_raw else F.cross_entropy(y, x[b, j])
         count += 1
-    torch.testing.assert_close(loss.sum().double() / count, total / count, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(loss.sum().double() / count, total / count, rtol=1e-10, atol=1e-10)
     assert count == hidden.sum() and (loss != 0).sum() == count
 
 
@@ -157,11 +157,11 @@ def test_eq_1_learning_does_not_depend_on_the_order_of_inputs(n_latent, d_raw, m
         return history, weights
     (h1, w1), (h2, w2) = learn(False), learn(True)
     for (loss1, mask1), (loss2, mask2) in zip(h1, h2):
-        assert math.isclose(loss1, loss2, rel_tol=1e-5)  # the loss is summed in float32
+        assert math.isclose(loss1, loss2, rel_tol=1e-10)
         assert torch.equal(mask1, mask2)
     assert any(not torch.equal(h1[0][1], mask) for _, mask in h1)
     for name in w1:
-        torch.testing.assert_close(w1[name], w2[name], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(w1[name], w2[name], rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize('d_raw', [0, 1])

@@ -124,7 +124,7 @@ def test_log_and_checkpoints(run, table, tmp_path):
         assert list(values) == [4, 8, 12] and best['step'] == min(values, key=values.get) and last['step'] == 12
         assert best['best'] == min(values.values()) and last['config']['mask'] == mask
         assert last['norm']['kind'] == 'quantile' and last['model_args']['seq_len'] == 5
-    assert last['epoch'] * 10 + last['position'] == 12  # 80 training rows, 8 a step
+    assert last['epoch'] * 11 + last['position'] == 12  # 88 training rows, 8 a step
     a, b = (log(tmp_path / 'out' / mask)[0]['lr'] for mask in ('random', 'guided'))
     assert a == b == lr_at(1, 12, 1e-3, 0.0, 2)
 
@@ -140,6 +140,38 @@ def test_entropy_tells_a_stuck_mask(monkeypatch):
         return pretrain.report(sums, 1, 0.1, torch.tensor(1.0), run)['mask_entropy']
     assert entropy(torch.full((8,), 5.0)) == pytest.approx(1)
     assert entropy(torch.tensor([10.0, 10, 0, 0, 0, 0, 0, 0])) == pytest.approx(1 / 3, abs=1e-5)  # log 2 / log 8
+
+
+def test_resume_refuses_other_settings_and_keeps_the_statistics(run, table, tmp_path):
+    """Another split, input or learning rate would train on other rows, or another objective; more steps are fine."""
+    first = [*TINY, *table, '--mask=guided', '--max_steps=2']
+    run('pretrain.py', *first, '--test_share=0.2')
+    for change in ('--test_share=0.3', '--input_column=a,b,c,d,e', '--lr=0.5', '--n_query=2', '--mask_ratio=0.4'):
+        err = run('pretrain.py', *first, '--test_share=0.2', '--resume', change, status=2).stderr
+        assert change[2:].split('=')[0] in err
+    log_file = tmp_path / 'out/guided/log.jsonl'
+    log_file.write_text(log_file.read_text() + '{"step": 2, "lo')  # what a full disk leaves
+    (tmp_path / 'u.csv').write_text((tmp_path / 't.csv').read_text().replace('0.', '9.'))
+    run('pretrain.py', *first, '--dataset=u.csv', '--init_from=out/guided', '--out_dir=next')
+    run('pretrain.py', *first, '--dataset=u.csv', '--resume', '--max_steps=4', '--out_dir=next')  # without init_from
+    a, b = (torch.load(tmp_path / f'{name}/guided/last.pt', weights_only=True) for name in ('out', 'next'))
+    assert torch.equal(a['norm']['mean'], b['norm']['mean']) and b['step'] == 4
+    run('pretrain.py', *first, '--test_share=0.2', '--resume', '--max_steps=4')
+    assert [line['step'] for line in log(tmp_path / 'out/guided')] == [2, 4]
+
+
+def test_cuda_is_found_with_an_index(monkeypatch, capsys):
+    """set_up on a machine with a GPU, its calls stood in for: an index for set_device, bfloat16, compiled."""
+    import pretrain
+    used = []
+    for name, value in dict(is_available=lambda: True, set_device=used.append, is_bf16_supported=lambda: True,
+                            get_device_name=lambda: 'a GPU').items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch, 'empty', lambda *args, **options: None)
+    found = pretrain.set_up(dict(device='auto', dtype='auto', compile=None))
+    assert str(found.device) == 'cuda:0' and used == [found.device] and found.dtype == 'bfloat16' and found.compile
+    assert 'a GPU' in capsys.readouterr().out
+    assert not pretrain.set_up(dict(device='cuda', dtype='float16', compile=False)).compile
 
 
 def test_learning_rate():
@@ -174,7 +206,10 @@ MISTAKES = [
     (['--mask=guided', '--mask_ratio=0.1,0.2'], 'one each'), (['--n_head=3'], 'n_head=3 must divide'),
     (['--seq_len=7'], 'seq_len=7'), (['--norm=max'], 'norm='), (['--device=tpu'], 'device'),
     (['--dtype=int8'], 'dtype'), (['--n_query=0'], 'n_query'), (['--init_from=t.csv'], 'no checkpoint'),
-    (['--valid_share=0.9'], 'valid_share'), (['--batch_size=9', '--accumulation=2'], 'must divide'),
+    (['--valid_share=0.9'], 'valid_share'),
+    (['--log_interval=0'], 'log_interval'), (['--epochs=0'], 'epochs'), (['--seed=-1'], 'seed'),
+    (['--n_latent=-1'], 'n_latent'), (['--mask=guided,guided'], 'twice'), (['--data_dir=t.csv'], 'data_dir'),
+    (['--batch_size=9', '--accumulation=2'], 'must divide'),
     (['--label_column=z'], "'z'"), (['--lr=1e30', '--max_steps=40'], 'lower lr'),
 ]
 
