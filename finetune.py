@@ -56,7 +56,7 @@ n_head = 4  # heads
 v_dim = 64  # values, all heads together; the width of the residual stream
 n_latent = 0  # latents of a Perceiver; 0 = a Transformer
 mlp_ratio = 4  # width of an MLP over v_dim
-dropout = 0.1  # of embeddings, attention and MLP
+dropout = 0.0  # of embeddings, attention and MLP
 drop_path = 0.0  # chance that a sample skips a block's branch
 # optimiser
 batch_size = 128  # samples a step, over all processes and micro-batches
@@ -75,7 +75,7 @@ dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 e
 compile: bool | None = None  # torch.compile; None = on cuda only
 out_dir = 'out/finetune_collider'  # checkpoints and results
 resume = False  # keep the runs that OUT_DIR already holds whole
-eval_interval: int | None = 14  # steps between validations; None = an epoch
+eval_interval: int | None = 28  # steps between validations; None = an epoch
 # -----------------------------------------------------------------------------
 
 

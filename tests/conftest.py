@@ -47,8 +47,8 @@ def two_processes(tmp_path):
     """two_processes(script, *options) runs a script in the same folder under torchrun, on two gloo processes."""
     def call(script, *options):
         torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-        done = subprocess.run([*torchrun, str(ROOT / script), *options], cwd=tmp_path, text=True, capture_output=True, timeout=120,
-                              env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        done = subprocess.run([*torchrun, str(ROOT / script), *options], cwd=tmp_path, text=True, capture_output=True,
+                              timeout=120, env={**os.environ, 'OMP_NUM_THREADS': '1'})
         assert done.returncode == 0, done.stderr
         return done
     return call
