@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from tqdm import tqdm
 
@@ -26,8 +25,9 @@ from configurator import configure, fail
 from data import (DATASETS, LOWER_IS_BETTER, METRICS, SPLITS, class_numbers, fit_norm, micro_batches, prefetch, score,
                   scoring)
 from model import build, load, load_weights, make_optimizer, outputs, save
-from pretrain import (Stop, check_batch, check_knobs, log_line, lr_at, must_match, prepared, say, seed_all, set_up,
-                      sum_ranks, take_step, wrap)
+from pretrain import (Stop, check_batch, check_knobs, finish, log_line, lr_at, must_match, prepared, say, seed_all,
+                      set_up, sum_ranks, take_step, wrap)
+
 
 # -----------------------------------------------------------------------------
 # data
@@ -257,8 +257,7 @@ def main():
     if run.rank == 0:
         with open(out / 'results.md', 'a') as f:
             f.write(title + '\n' + '\n'.join(table) + '\n\n')
-    if run.world > 1:
-        dist.destroy_process_group()
+    finish(run)
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ Each kind of mask named by the knob `mask` is one run, written to OUT_DIR/MASK/:
 on from it), best.pt (the lowest validation loss on random masks, the same masks every time) and log.jsonl.
 """
 
+import gc
 import json
 import math
 import os
@@ -169,6 +170,14 @@ def sum_ranks(t, run):
     if run.world > 1:
         dist.all_reduce(t)
     return t
+
+
+def finish(run):
+    """Leaves the process group, all together, and without old DDP wrappers, whose threads would outlive it and abort."""
+    if run.world > 1:
+        gc.collect()
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def wrap(model, run):
@@ -397,8 +406,7 @@ def main():
         dataset.norm = fit_norm(dataset, rows, config['norm'])
     for m, r in zip(masks, ratios):
         train(m, r, dataset, config, run, stop)
-    if run.world > 1:
-        dist.destroy_process_group()
+    finish(run)
 
 
 if __name__ == '__main__':
