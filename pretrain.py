@@ -173,7 +173,7 @@ def sum_ranks(t, run):
 
 
 def finish(run):
-    """Leaves the process group, all together, and without old DDP wrappers, whose threads would outlive it and abort."""
+    """Leaves the process group, all together, and without old DDP wrappers, whose threads would outlive it."""
     if run.world > 1:
         gc.collect()
         dist.barrier()

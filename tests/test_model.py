@@ -287,6 +287,22 @@ def test_every_weight_learns():
             assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.parametrize('n_latent', ENCODERS)
+def test_torch_compile_takes_any_width_for_one_program(n_latent):
+    """Traced whole, with the mask chosen inside: no graph breaks, and a dynamic program after the first width."""
+    from torch._dynamo.utils import counters
+    torch._dynamo.reset()
+    counters.clear()
+    model = make(n_latent, 0, double=False, seq_len=128)
+    compiled = torch.compile(model, backend='aot_eager')
+    for n in (16, 32, 48, 64, 96, 128):
+        x, valid = torch.randint(6, 262, (B, n)), torch.arange(n) < torch.randint(n - 8, n + 1, (B, 1))
+        loss, hidden = compiled(x, valid, 'guided', 0.15, 2)
+        loss.sum().backward()
+        assert hidden.sum(1).tolist() == [round(0.15 * k) for k in valid.sum(1).tolist()]
+    assert not counters['graph_break'] and counters['stats']['unique_graphs'] <= 2
+
+
 def test_only_matrices_decay():
     model = make(6, 0)
     decay, rest = make_optimizer(model, 1e-3, 0.1, 'cpu').param_groups
