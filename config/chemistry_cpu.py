@@ -3,7 +3,7 @@ Molecules as SMILES bytes, a Transformer small enough for two CPU cores.
 
     python pretrain.py config/chemistry_cpu.py --dataset=molecules.smi
 
-Any file of SMILES, one a line (.smi, .txt, also .gz or .xz). Two CPU cores: about ten minutes for each mask.
+Any file of SMILES, one a line (.smi, .txt, also .gz or .xz). Two CPU cores: about six minutes for each mask.
 Expected: see ESOL in README.md.
 """
 valid_share = 0.002
