@@ -29,6 +29,7 @@ import sys
 import tempfile
 import threading
 import zlib
+from collections import Counter
 from pathlib import Path
 from queue import Queue
 
@@ -106,7 +107,7 @@ def read_lines(path, left_out):
             if words:
                 yield words[0] if first_word else line.rstrip(b'\r\n')
             else:
-                left_out['blank lines'] = left_out.get('blank lines', 0) + 1
+                left_out['blank lines'] += 1
     for chunk in chunks(sequences()):
         yield chunk, None, None
 
@@ -121,7 +122,7 @@ def read_fasta(path, left_out):
                 if parts:
                     yield b''.join(parts).rstrip(b'*')
                 elif parts is not None:
-                    left_out['empty sequences'] = left_out.get('empty sequences', 0) + 1
+                    left_out['empty sequences'] += 1
                 parts = []
             elif line and parts is None:
                 fail(f'{path} does not look like FASTA: its first line is no ">" header')
@@ -173,12 +174,8 @@ def read_table(path, input_column, label_column, split_column, left_out, about):
             fail(f'{path}: column {bad!r} holds text: name the input with --input_column=NAME (one text column, or '
                  'number columns a,b,c), and the label with --label_column')
 
-        def checked():
-            for number, row in enumerate([line0], rows.line_num):
-                yield number, row
-            for row in rows:
-                yield rows.line_num, row
-        for chunk in chunks(item for item in checked() if item[1]):
+        numbered = ((rows.line_num, row) for row in itertools.chain([line0], rows) if row)
+        for chunk in chunks(numbered):
             for number, row in chunk:
                 if len(row) != len(header):
                     fail(f'{path}, line {number}: {len(row)} cells where the header has {len(header)}')
@@ -199,10 +196,10 @@ def read_table(path, input_column, label_column, split_column, left_out, about):
             else:
                 labels_of = [(number, row) for number, row in chunk if row[inputs[0]].strip()]
                 if len(labels_of) < len(chunk):
-                    left_out['empty inputs'] = left_out.get('empty inputs', 0) + len(chunk) - len(labels_of)
+                    left_out['empty inputs'] += len(chunk) - len(labels_of)
                 x = [row[inputs[0]].strip().encode() for _, row in labels_of]
             y = None if label is None else [row[label].strip() for _, row in labels_of]
-            s = None if split is None else [(row[split].strip().lower()) for _, row in labels_of]
+            s = None if split is None else [row[split].strip().lower() for _, row in labels_of]
             yield x, y, s
     except UnicodeDecodeError:
         fail(f'{path} is not UTF-8 text')
@@ -310,7 +307,7 @@ def prepare(config):
 
 def write(folder, config, files):
     """Streams every chunk of the sources to disk, then settles labels, splits and meta.json."""
-    left_out, about = {}, {}
+    left_out, about = Counter(), {}
     if config['dataset'] in DATASETS:
         x, y = DATASETS[config['dataset']]['make']()
         sources = [(0, [(x[:, :, None], y.tolist(), None)])]
@@ -442,11 +439,11 @@ class Dataset:
         return torch.from_numpy(ids), torch.from_numpy(np.arange(width) < lengths[:, None])
 
 
-def open_dataset(config, split='train'):
-    """The data set that a stage's knobs name, prepared if need be; fails if `split` has no rows."""
+def open_dataset(config):
+    """The data set that a stage's knobs name, prepared if need be; fails if it has no training rows."""
     dataset = Dataset(prepare(config))
-    if not len(dataset.rows(split)):
-        fail(f'{config["dataset"]} has no {split} rows: see split_column, valid_file, valid_share and their like')
+    if not len(dataset.rows('train')):
+        fail(f'{config["dataset"]} has no train rows: see split_column, valid_file, valid_share and their like')
     return dataset
 
 

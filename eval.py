@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from configurator import configure, fail
-from data import Dataset, prepare, score, scoring
+from data import Dataset, prepare, scoring
 from masking import check_masks
 from model import build, load, load_weights, masked_loss, outputs
-from pretrain import say, set_up
+from pretrain import cut, say, score_rows, set_up
 
 # -----------------------------------------------------------------------------
 ckpt = ''  # a checkpoint of pretrain.py or finetune.py, or a folder with last.pt
@@ -46,7 +46,7 @@ dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 e
 _DATA_KNOBS = ('input_column', 'label_column', 'split_column', 'valid_file', 'test_file', 'valid_share', 'test_share')
 
 
-def data_of(config, checkpoint):
+def data_of(config, checkpoint, run):
     """The data set to look at: the checkpoint's own, or the one that the knobs name; fits the model or fails."""
     own = {k: checkpoint['config'][k] for k in ('dataset', *_DATA_KNOBS)}
     source = config['embed'] or config['dataset']
@@ -62,7 +62,7 @@ def data_of(config, checkpoint):
     if have != want:
         fail(f'{knobs["dataset"]} holds {have}, the checkpoint wants {want}: see input_column and label_column')
     dataset.norm = checkpoint['norm']
-    dataset.set_lengths(args['seq_len'], checkpoint['config']['max_len'])
+    cut(dataset, args['seq_len'], checkpoint['config']['max_len'], run)
     return dataset
 
 
@@ -76,9 +76,7 @@ def main():
     run = set_up(config)
     if run.world > 1:
         fail('eval.py runs as one process: start it with python, not torchrun')
-    dataset = data_of(config, checkpoint)
-    if dataset.n_cut:
-        say(run, f'{dataset.n_cut:,} sequences have more than {dataset.max_len} tokens and lose their end')
+    dataset = data_of(config, checkpoint, run)
     model = build(checkpoint['model_args'])
     load_weights(model, checkpoint['model'])
     model.to(run.device)
@@ -100,16 +98,15 @@ def main():
         rows = rows[~np.isnan(dataset.y[rows])]
     if not len(rows):
         fail(f'there are no{" labelled" if head else ""} {config["split"]} rows to score')
-    batches = scoring(dataset, rows, config['batch_size'], run)
     if head:
-        p = outputs(model, model, (len(rows), model.config.n_out), batches, run.device, run.autocast)
-        value = score(head, dataset.labels(rows), p.cpu().numpy())
+        value = score_rows(model, dataset, rows, head, config, run)
         say(run, f'{head["metric"]} on {len(rows):,} {config["split"]} rows: {value:.4f}')
     else:
         own = checkpoint['config']
         mask = config['mask'] or own['mask']
         ratio = own['mask_ratio'] if config['mask_ratio'] is None else config['mask_ratio']
         check_masks([mask], [ratio], dataset.lengths(rows))
+        batches = scoring(dataset, rows, config['batch_size'], run)
         total, hidden = masked_loss(model, batches, mask, ratio, own['n_query'], run.device, run.autocast).tolist()
         say(run, f'masked loss on {len(rows):,} {config["split"]} rows, {mask} masks, ratio {ratio}: '
                  f'{total / hidden:.4f}')

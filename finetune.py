@@ -22,11 +22,10 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from configurator import configure, fail
-from data import (DATASETS, LOWER_IS_BETTER, METRICS, SPLITS, class_numbers, fit_norm, micro_batches, prefetch, score,
-                  scoring)
-from model import build, load, load_weights, make_optimizer, outputs, save
-from pretrain import (Stop, check_batch, check_knobs, finish, log_line, lr_at, must_match, prepared, say, seed_all,
-                      set_up, sum_ranks, take_step, wrap)
+from data import DATASETS, LOWER_IS_BETTER, METRICS, SPLITS, class_numbers, fit_norm, micro_batches, prefetch
+from model import build, load, load_weights, make_optimizer, save
+from pretrain import (Stop, check_batch, check_knobs, finish, log_line, lr_at, must_match, prepared, say, score_rows,
+                      seed_all, set_up, take_step, wrap)
 
 
 # -----------------------------------------------------------------------------
@@ -114,11 +113,9 @@ def settle_target(dataset, config):
     return head, labelled
 
 
-def score_rows(model, dataset, rows, head, config, run):
-    """The metric of the model on these rows, the same on every rank."""
-    batches = scoring(dataset, rows, config['batch_size'], run)
-    p = sum_ranks(outputs(model, model, (len(rows), model.config.n_out), batches, run.device, run.autocast), run)
-    return score(head, dataset.labels(rows), p.cpu().numpy())
+def merit(metric, value):
+    """A score as a number to be made large."""
+    return -value if metric in LOWER_IS_BETTER else value
 
 
 def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
@@ -159,8 +156,7 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
     steps_per_epoch = len(rows) // config['batch_size']
     total = config['max_steps'] or config['epochs'] * steps_per_epoch
     interval = config['eval_interval'] or steps_per_epoch
-    sign = -1 if head['metric'] in LOWER_IS_BETTER else 1
-    best = dict(score=-math.inf)
+    best = dict(merit=-math.inf)
     bar = tqdm(total=total, desc=f'{name} lr {lr:g} seed {seed}', leave=False,
                disable=run.rank > 0 or not sys.stderr.isatty())
     batches = prefetch(micro_batches(dataset, rows, config, seed, 0, run, labels), run.device)
@@ -177,8 +173,8 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
             value = score_rows(raw, dataset, labelled['valid'], head, config, run)
             log_line(Path(config['out_dir']) / 'log.jsonl', run, init_from=name, lr=lr, seed=seed, step=step + 1,
                      valid=value)
-            if sign * value > best['score']:
-                best = dict(score=sign * value, valid=value, step=step + 1,
+            if merit(head['metric'], value) > best['merit']:
+                best = dict(merit=merit(head['metric'], value), valid=value, step=step + 1,
                             model={k: v.detach().cpu().clone() for k, v in raw.state_dict().items()})
     bar.close()
     return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=dataset.norm, head=head,
@@ -202,6 +198,9 @@ def main():
             if start:
                 must_match(start['model_args'], shape, name)
     dataset = prepared(config, run)
+    if first and shape['d_raw'] != dataset.d_raw:
+        have, want = (f'{d} float(s) an input' if d else 'bytes' for d in (dataset.d_raw, shape['d_raw']))
+        fail(f'the checkpoints read {want}, {config["dataset"]} holds {have}')
     stop = Stop()
     head, labelled = settle_target(dataset, config)
     metric = head['metric']
@@ -219,9 +218,6 @@ def main():
     table = []
     for name, start in starts.items():
         label = f'{start["config"]["mask"]} masks ({name})' if start else 'none (scratch)'
-        if start and start['model_args']['d_raw'] != dataset.d_raw:
-            have, want = ('floats' if d else 'bytes' for d in (dataset.d_raw, start['model_args']['d_raw']))
-            fail(f'{name} reads {want}, {config["dataset"]} holds {have}')
         dataset.norm = start['norm'] if start else fresh_norm
         tried = {}
         for lr, seed in itertools.product(config['lr'], config['seeds']):
@@ -240,8 +236,7 @@ def main():
             say(run, f'{label}, lr {lr:g}, seed {seed}: best validation {metric} {checkpoint["valid"]:.4f} '
                      f'at step {checkpoint["step"]}')
             tried.setdefault(lr, []).append(checkpoint)
-        sign = -1 if metric in LOWER_IS_BETTER else 1
-        lr = max(tried, key=lambda lr: sign * np.mean([c['valid'] for c in tried[lr]]))
+        lr = max(tried, key=lambda lr: merit(metric, np.mean([c['valid'] for c in tried[lr]])))
         test = []
         for checkpoint in tried[lr]:  # the only place where test rows are scored
             model = build(checkpoint['model_args'])

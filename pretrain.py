@@ -30,9 +30,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import configure, fail
-from data import fit_norm, micro_batches, open_dataset, prefetch, scoring
+from data import fit_norm, micro_batches, open_dataset, prefetch, score, scoring
 from masking import check_masks
-from model import build, load, load_weights, make_optimizer, masked_loss, save
+from model import build, load, load_weights, make_optimizer, masked_loss, outputs, save
 
 # -----------------------------------------------------------------------------
 # data
@@ -158,11 +158,17 @@ def prepared(config, run):
     dataset = open_dataset(config)
     if run.world > 1 and run.rank == 0:
         dist.barrier()
-    config['seq_len'] = dataset.set_lengths(config['seq_len'], config['max_len'])
+    config['seq_len'] = cut(dataset, config['seq_len'], config['max_len'], run)
+    return dataset
+
+
+def cut(dataset, seq_len, max_len, run):
+    """Cuts rows to what the model takes, and says how many lose their end. -> the model's seq_len"""
+    seq_len = dataset.set_lengths(seq_len, max_len)
     if dataset.n_cut:
         say(run, f'{dataset.n_cut:,} of {len(dataset.y):,} sequences have more than {dataset.max_len} tokens '
                  'and lose their end')
-    return dataset
+    return seq_len
 
 
 def sum_ranks(t, run):
@@ -170,6 +176,13 @@ def sum_ranks(t, run):
     if run.world > 1:
         dist.all_reduce(t)
     return t
+
+
+def score_rows(model, dataset, rows, head, config, run):
+    """The metric of a fine-tuned model on these rows, the same on every rank."""
+    batches = scoring(dataset, rows, config['batch_size'], run)
+    p = sum_ranks(outputs(model, model, (len(rows), model.config.n_out), batches, run.device, run.autocast), run)
+    return score(head, dataset.labels(rows), p.cpu().numpy())
 
 
 def finish(run):
@@ -304,13 +317,13 @@ def train(mask, mask_ratio, dataset, config, run, stop):
 
     def loss_of(x, valid, labels, whole):
         loss, hidden = model(x, valid, mask, mask_ratio, config['n_query'], looseness=looseness)
-        count = sum(round(mask_ratio * n) for n in dataset.lengths(whole))  # hidden inputs of the whole step, unsynced
-        loss = loss.sum() / max(count, 1)
+        lengths = dataset.lengths(whole)
+        loss = loss.sum() / max(np.round(mask_ratio * lengths).sum(), 1)  # hidden inputs of the whole step, unsynced
         with torch.no_grad():
             sums['loss'] += loss
             sums['hidden'][:x.shape[1]] += hidden.sum(0)
             sums['real'][:x.shape[1]] += len(x) if valid is None else valid.sum(0)
-        sums['tokens'] += int(dataset.lengths(whole).sum()) // config['accumulation']
+        sums['tokens'] += int(lengths.sum()) // config['accumulation']
         sums['places'] += x.shape[1] * len(whole) // config['accumulation']
         return loss
 
