@@ -68,7 +68,7 @@ batch_size = 256  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step, for batches that do not fit in memory
 epochs = 3  # passes over the training rows
 max_steps: int | None = None  # optimiser steps; None = what the epochs take
-lr = 1e-3  # peak learning rate
+lr = (1e-3,)  # peak learning rate: one for all masks, or one each
 min_lr = 0.0  # where the cosine ends
 warmup_steps = 100  # linear warm-up
 weight_decay = 0.01  # of matrices; biases, LayerNorms and embeddings have none
@@ -278,19 +278,19 @@ def log_line(path, run, **values):
 
 # -----------------------------------------------------------------------------
 
-def train(mask, mask_ratio, dataset, config, run, stop):
+def train(mask, mask_ratio, lr, dataset, config, run, stop):
     """One pre-training run, from first step to last."""
     out = Path(config['out_dir']) / mask
     rows, valid_rows = dataset.rows('train'), dataset.rows('valid')
     seed_all(config['seed'])
     raw = build(config, d_raw=dataset.d_raw).to(run.device)  # the model without wrappers
     model_args = dict(vars(raw.config))
-    optimizer = make_optimizer(raw, config['lr'], config['weight_decay'], run.device)
+    optimizer = make_optimizer(raw, lr, config['weight_decay'], run.device)
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == 'float16')
     steps_per_epoch = len(rows) // config['batch_size']
     total = config['max_steps'] or config['epochs'] * steps_per_epoch
     step, best = 0, math.inf
-    settings = {**config, 'mask': mask, 'mask_ratio': mask_ratio}
+    settings = {**config, 'mask': mask, 'mask_ratio': mask_ratio, 'lr': lr}
 
     if config['resume'] and (out / 'last.pt').exists():
         checkpoint = load(out, keys=('model', 'model_args', 'optimizer', 'scaler', 'step', 'best', 'config'))
@@ -349,9 +349,9 @@ def train(mask, mask_ratio, dataset, config, run, stop):
     bar = tqdm(total=total, initial=step, desc=mask, disable=run.rank > 0 or not sys.stderr.isatty())
     sums, stopped = fresh(), False
     while step < total and not stopped:
-        lr = lr_at(step, total, config['lr'], config['min_lr'], config['warmup_steps'])
+        lr_now = lr_at(step, total, lr, config['min_lr'], config['warmup_steps'])
         for group in optimizer.param_groups:
-            group['lr'] = lr
+            group['lr'] = lr_now
         looseness = None  # a tensor: torch.compile would take every new float for a new program
         if step < config['mask_anneal'] * total:
             looseness = torch.tensor(lr_at(step, config['mask_anneal'] * total, 1.0, 0.0, 0), device=run.device)
@@ -362,7 +362,7 @@ def train(mask, mask_ratio, dataset, config, run, stop):
 
         values = {}
         if step % config['log_interval'] == 0 or step == total:
-            values = report(sums, step, lr, norm, run)
+            values = report(sums, step, lr_now, norm, run)
             sums = fresh()
         if len(valid_rows) and (step % config['eval_interval'] == 0 or step == total):
             values['val_loss_random'] = validate('random')  # the yardstick: masks that do not move with the weights
@@ -408,17 +408,19 @@ def main():
     dataset, stop = prepared(config, run), Stop()
     rows = dataset.rows('train')
     check_batch(len(rows), config, run)
-    masks, ratios = config['mask'], config['mask_ratio']
-    ratios = ratios * len(masks) if len(ratios) == 1 else ratios
+    masks, ratios, lrs = config['mask'], config['mask_ratio'], config['lr']
+    ratios, lrs = (v * len(masks) if len(v) == 1 else v for v in (ratios, lrs))
     check_masks(masks, ratios, dataset.lengths(rows))
+    if len(lrs) != len(masks):
+        fail(f'lr has {len(lrs)} values for {len(masks)} kinds of masks: one for all, or one each')
     if not 0 <= config['mask_anneal'] <= 1:
         fail(f'mask_anneal={config["mask_anneal"]} must lie between 0 and 1')
     if config['init_from']:
         dataset.norm = load(config['init_from'], keys=('model', 'norm'))['norm']  # the scale those weights know
     else:
         dataset.norm = fit_norm(dataset, rows, config['norm'])
-    for m, r in zip(masks, ratios):
-        train(m, r, dataset, config, run, stop)
+    for m, r, lr in zip(masks, ratios, lrs):
+        train(m, r, lr, dataset, config, run, stop)
     finish(run)
 
 

@@ -1,0 +1,32 @@
+"""
+Molecules as SMILES bytes: Table 9 of the paper, its Transformer and both kinds of masks, on GuacaMol.
+
+    python pretrain.py config/chemistry.py
+    torchrun --nproc_per_node=8 pretrain.py config/chemistry.py
+    python pretrain.py config/chemistry.py --dataset=molecules.smi      any molecules of yours
+
+For GPUs: thirty passes over 1.6 million molecules. config/chemistry_cpu.py is the small one.
+Expected: Table 2 of the paper, after config/finetune_moleculenet.py.
+"""
+dataset = 'guacamol'
+# Table 9a
+embed_dim = 768  # not printed; a Transformer's is its v_dim
+seq_len = 256
+n_layer = 12
+qk_dim = 768
+n_head = 12
+v_dim = 768
+n_latent = 0  # attention type: self-attention
+mlp_ratio = 4
+# Table 9b
+mask = ('random', 'guided')
+mask_ratio = 0.3  # one for both
+lr = 1e-4
+epochs = 30
+batch_size = 128
+weight_decay = 0.01
+warmup_steps = 10_000  # reference notes
+
+out_dir = 'out/chemistry'
+eval_interval = 5000
+save_interval = 5000
