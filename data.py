@@ -2,7 +2,7 @@
 Raw bytes or floats on disk -> batches.
 
     python data.py                              the data sets known by name
-    python data.py collider                     prepare one, print counts and a sample
+    python data.py collider                     fetch and prepare one, print counts and a sample
     python data.py molecules.csv --input_column=smiles --label_column=solubility      the same for a file of yours
 
 A data set is prepared once into a folder of flat files, which the stages then map into memory:
@@ -10,31 +10,43 @@ A data set is prepared once into a folder of flat files, which the stages then m
     meta.json     kind ('bytes' or 'floats'), counts, column names, what was left out and why
     x.bin         bytes: all sequences end to end (uint8), or floats: (rows, n, d_raw) float32
     offsets.bin   bytes only: sequence i is x[offsets[i]:offsets[i + 1]], int64
+    firsts.bin    pairs only: the length of the first of the two, int64
     y.bin         float64 label of each row, NaN where it has none; text labels are numbered in sorted order
-    split.bin     int8 of each row: 0 train, 1 valid, 2 test
+    split.bin     int8 of each row: 0 train, 1 valid, 2 test; 3 and 4: drawn by the shares when it is opened
 
-Files read: .txt .smi (a line each), .fasta .fa, .csv .tsv, all also .gz or .xz; .npz (arrays X and y), and .npy
-(its labels in a second file: --dataset=X.npy,y.npy).
+Files read: .txt .smi (a line each), .fasta .fa, .csv .tsv .arff, all also .gz, .bz2 or .xz; .npz (arrays X and y), .npy
+(its labels in a second file: --dataset=X.npy,y.npy); .parquet (needs pyarrow). Downloads go to DATA_DIR/downloads.
 """
 
+import bz2
+import codecs
 import csv
 import gzip
 import hashlib
+import io
 import itertools
 import json
 import lzma
+import math
 import os
+import re
 import shutil
 import sys
+import tarfile
 import tempfile
 import threading
+import time
+import zipfile
 import zlib
 from collections import Counter
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Queue
 
 import numpy as np
+import requests
 import torch
+from tqdm import tqdm
 
 from configurator import configure, fail, nearest
 
@@ -48,58 +60,317 @@ valid_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.02  # without those: the share of rows drawn for validation
 test_share = 0.1  # and for the test
+window: int | None = None  # text: join the lines and cut them into windows of so many bytes; None = a line a sequence
 
 SPLITS = ('train', 'valid', 'test')
-SPLIT_NAMES = {'train': 0, 'training': 0, 'valid': 1, 'val': 1, 'validation': 1, 'dev': 1, 'test': 2, '': -1}
+SPLIT_NAMES = {'train': 0, 'training': 0, 'valid': 1, 'val': 1, 'validation': 1, 'dev': 1, 'test': 2, '': -1,
+               'draw': 3, 'draw valid': 4}  # drawn by the shares: all three splits; train and valid only
 PAD, CLS, SEP, FIRST_BYTE = 0, 4, 5, 6  # ids of Perceiver IO: byte b is b + 6
 CHUNK = 8192  # rows read or written at a time, which bounds the memory
-FORMAT = 1  # part of a prepared folder's name: raise it when the layout or a reader changes
+FORMAT = 2  # part of a prepared folder's name: raise it when the layout or a reader changes
+TIMEOUT, WAITS = (10, 30), (1, 4, 15, 60)  # downloads: seconds to connect and between bytes; before each new try
 
-# name -> where it comes from and what is in it. `make` builds it here; `target` and `metric` are what finetune.py does.
+
+# -----------------------------------------------------------------------------
+# The data sets known by name. `files`: name -> (address, bytes, hash), the last two where a public source states them;
+# `parts`: (split, file or archive!member); `options` go to the reader; `target` and `metric` are what finetune.py does.
+# Each address stands in the public code named beside it.
+
+def moleculenet(file, md5, smiles, label, target, metric, about):
+    """deepchem/deepchem: deepchem/molnet/load_function/; md5: DeepGraphLearning/torchdrug: torchdrug/datasets/"""
+    url = f'https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/{file}'
+    return dict(files={file: (url, None, md5 and f'md5:{md5}')}, parts=[('', file)], scaffold=True, target=target,
+                metric=metric, options=dict(input_column=smiles, label_column=label), licence='not stated',
+                about=f'MoleculeNet: {about}; scaffold split')
+
+
+def tape(task, label, target, metric, test, about):
+    """songlab-cal/tape: README.md, tape/datasets.py"""
+    url = f'http://s3.amazonaws.com/songlabdata/proteindata/data_raw_pytorch/{task}.tar.gz'
+    parts = [(split, f'{task}.tar.gz!{task}/{task}_{name}.json')
+             for split, name in zip(SPLITS, ('train', 'valid', test))]
+    return dict(files={f'{task}.tar.gz': (url, None, None)}, parts=parts, target=target, metric=metric,
+                options=dict(input_column='primary', label_column=label), licence='not stated (code: BSD 3-clause)',
+                about=f'TAPE: {about}')
+
+
+def glue(file, size, sha256, text, label, target, metric, about, folder=None, dev='dev', **options):
+    """huggingface/datasets: datasets/glue/glue.py and dataset_infos.json. Test labels are secret: dev is our test."""
+    folder = folder or file.removesuffix('.zip')
+    parts = [('draw valid', f'{file}!{folder}/train.tsv'), ('test', f'{file}!{folder}/{dev}.tsv')]
+    return dict(files={file: (f'https://dl.fbaipublicfiles.com/glue/data/{file}', size, f'sha256:{sha256}')},
+                parts=parts, options=dict(input_column=text, label_column=label, quotes=False, **options),
+                target=target, metric=metric, licence='GLUE card: CC BY 4.0; those of the tasks differ',
+                about=f'GLUE: {about}; tested on its dev rows')
+
+
+MNLI = ('MNLI.zip', 312_783_507, 'e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633',
+        'sentence1,sentence2', 'gold_label', 'multiclass', 'accuracy')
+SENTEVAL = 'https://dl.fbaipublicfiles.com/senteval/senteval_data/msr_paraphrase'  # huggingface/datasets: as glue
+
 DATASETS = {
     'collider': dict(
         make=lambda: collider(120_000, seed=0), names=lambda: HIGGS_COLUMNS, target='binary', metric='accuracy',
-        about='simulated here: a toy Monte Carlo of UCI HIGGS (arXiv:1402.4735), 120,000 events, nothing to download'),
+        licence='ours', about='simulated here: a toy Monte Carlo of UCI HIGGS (arXiv:1402.4735), 120,000 events'),
+    # particle physics and tables
+    'higgs': dict(  # tensorflow/datasets: tensorflow_datasets/url_checksums/higgs.txt
+        files={'HIGGS.csv.gz': ('https://archive.ics.uci.edu/ml/machine-learning-databases/00280/HIGGS.csv.gz',
+                                2_816_407_858,
+                                'sha256:ea302c18164d4e3d916a1e2e83a9a8d07069fa6ebc7771e4c0540d54e593b698')},
+        parts=[('draw valid', 'HIGGS.csv.gz')], last_test=500_000, names=lambda: HIGGS_COLUMNS,
+        options=dict(label_column='c0'), target='binary', metric='accuracy', licence='CC BY 4.0',
+        about='UCI HIGGS: 11,000,000 simulated collisions, 28 numbers, signal or background; the last 500,000 test'),
+    'higgs_small': dict(  # IBM/lale: lale/datasets/openml/openml_datasets.py
+        files={'higgs_small.arff': ('https://www.openml.org/data/download/2063675/phpZLgL9q', None, None)},
+        parts=[('', 'higgs_small.arff')], stratified=True, names=lambda: HIGGS_COLUMNS,
+        options=dict(label_column='class', missing=True), target='binary', metric='accuracy',
+        licence='Public (OpenML); CC BY 4.0 (UCI)',
+        about='OpenML 23512: 98,050 events of HIGGS, 62,752 / 15,688 / 19,610 as Gorishniy et al. 2021'),
+    'year': dict(  # JackDunnNZ/UCIData.jl: src/data/regression/year-prediction-msd.jl; NVIDIA/gbm-bench: datasets.py
+        files={'YearPredictionMSD.txt.zip': (
+            'https://archive.ics.uci.edu/ml/machine-learning-databases/00203/YearPredictionMSD.txt.zip', None,
+            'sha256:06f801af323bb7798e800583acce4ea1ed2697ac12c23f4424aea0a7a3d09e11')},
+        parts=[('draw valid', 'YearPredictionMSD.txt.zip!YearPredictionMSD.txt')], last_test=51_630,
+        options=dict(label_column='c0', kind='.csv'), target='regression', metric='rmse', licence='CC BY 4.0',
+        about='YearPredictionMSD: 515,345 songs, 90 numbers about the sound, the year; the last 51,630 test'),
+    # proteins
+    'pfam': dict(  # ProteinsWebTeam/pfam-docs: docs/ftp-site.rst has the https form of the current release
+        files={'Pfam-A.fasta.gz': ('https://ftp.ebi.ac.uk/pub/databases/Pfam/releases/Pfam32.0/Pfam-A.fasta.gz', None,
+                                   None)},
+        parts=[('draw', 'Pfam-A.fasta.gz')], options=dict(shortest=50, longest=1024), licence='CC0',
+        about='Pfam 32.0: domains of proteins, of 50 to 1,024 residues'),
+    'remote_homology': tape('remote_homology', 'fold_label', 'multiclass', 'accuracy', 'test_fold_holdout',
+                            'which of 1,195 folds; 12,312 / 736 / 718 proteins'),
+    'fluorescence': tape('fluorescence', 'log_fluorescence', 'regression', 'spearman', 'test',
+                         'how brightly a mutant of GFP shines; 21,446 / 5,362 / 27,217'),
+    'stability': tape('stability', 'stability_score', 'regression', 'spearman', 'test',
+                      'how well a small protein withstands proteases; 53,614 / 2,512 / 12,851'),
+    # molecules
+    'guacamol': dict(  # BenevolentAI/guacamol: README.md (with the md5); the files are drawn from ChEMBL 24
+        files={f'guacamol_v1_{split}.smiles': (f'https://ndownloader.figshare.com/files/{n}', None, f'md5:{md5}')
+               for split, n, md5 in (('train', 13612760, '05ad85d871958a05c02ab51a4fde8530'),
+                                     ('valid', 13612766, 'e53db4bff7dc4784123ae6df72e3b1f0'),
+                                     ('test', 13612757, '677b757ccec4809febd83850b43e1616'))},
+        parts=[(split, f'guacamol_v1_{split}.smiles') for split in SPLITS],
+        licence='files not stated (code: MIT; ChEMBL: CC BY-SA 3.0)', about='GuacaMol: 1,591,378 molecules as SMILES'),
+    'bbbp': moleculenet('BBBP.csv', '66286cb9e6b148bd75d80c870df580fb', 'smiles', 'p_np', 'binary', 'roc_auc',
+                        'does it pass from blood to brain; 2,050 molecules, of which RDKit reads 2,039'),
+    'bace': moleculenet('bace.csv', 'ba7f8fa3fdf463a811fa7edea8c982c2', 'mol', 'Class', 'binary', 'roc_auc',
+                        'does it inhibit beta-secretase 1; 1,513 molecules'),
+    'hiv': moleculenet('HIV.csv', '9ad10c88f82f1dac7eb5c52b668c30a7', 'smiles', 'HIV_active', 'binary', 'roc_auc',
+                       'does it stop the virus; 41,127 molecules'),
+    'esol': moleculenet('delaney-processed.csv', '0c90a51668d446b9e3ab77e67662bd1c', 'smiles',
+                        'measured log solubility in mols per litre', 'regression', 'rmse',
+                        'log solubility in water; 1,128 molecules'),
+    'freesolv': moleculenet('SAMPL.csv', None, 'smiles', 'expt', 'regression', 'rmse',
+                            'free energy of solvation in kcal/mol; 642 molecules'),
+    'lipo': moleculenet('Lipophilicity.csv', '85a0e1cb8b38b0dfc3f96ff47a57f0ab', 'smiles', 'exp', 'regression', 'rmse',
+                        'log of the octanol / water ratio; 4,200 molecules'),
+    # text
+    'wiki_books': dict(
+        files={'psgs_w100.tsv.gz': (  # facebookresearch/DPR: dpr/data/download_data.py; huggingface/datasets: wiki_dpr
+                   'https://dl.fbaipublicfiles.com/dpr/wikipedia_split/psgs_w100.tsv.gz', 4_694_541_059,
+                   'sha256:c39b020c855a2b5c25ffef3abe4a3b6f9b829ad7dbc14ec3d163d34d7c53ea8d'),
+               'bookcorpus.tar.bz2': (  # huggingface/datasets: datasets/bookcorpus
+                   'https://storage.googleapis.com/huggingface-nlp/datasets/bookcorpus/bookcorpus.tar.bz2',
+                   1_179_510_242, 'sha256:03a29333b2b35e98a375b6ad7d2f1651835655cd348fb89c864136bce69a964c')},
+        parts=[('draw', 'psgs_w100.tsv.gz'), ('draw', 'bookcorpus.tar.bz2!books_large_p1.txt'),
+               ('draw', 'bookcorpus.tar.bz2!books_large_p2.txt')],
+        options=dict(input_column='text', window=1022),
+        licence='Wikipedia: CC BY-SA 3.0 (this file: CC BY-NC 4.0); BooksCorpus: none granted',
+        about='English Wikipedia (21 M passages) and BooksCorpus (74 M sentences) in windows of 1,022 bytes'),
+    'mnli': glue(*MNLI, 'does the first sentence entail the second; 392,702 / 9,815 matched', dev='dev_matched'),
+    'mnli_mm': glue(*MNLI, 'mnli on the 9,832 mismatched rows', dev='dev_mismatched'),
+    'qqp': glue('QQP-clean.zip', 41_696_084, '40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0',
+                'question1,question2', 'is_duplicate', 'binary', 'f1', 'the same question; 363,846 / 40,430',
+                folder='QQP'),
+    'qnli': glue('QNLIv2.zip', 10_627_589, 'e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5',
+                 'question,sentence', 'label', 'binary', 'accuracy', 'is the answer in it; 104,743 / 5,463',
+                 folder='QNLI'),
+    'sst2': glue('SST-2.zip', 7_439_277, 'd67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa',
+                 'sentence', 'label', 'binary', 'accuracy', 'praise or blame; 67,349 / 872'),
+    # The paper says accuracy for CoLA, but prints 0.0 for scratch: that is Matthews correlation, as GLUE scores it.
+    # (Always answering "acceptable" has an accuracy of 69.1 % and a correlation of 0.)
+    'cola': glue('CoLA.zip', 376_971, 'f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff',
+                 'c3', 'c1', 'binary', 'matthews', 'is it English; 8,551 / 1,043', header=False),
+    'stsb': glue('STS-B.zip', 802_872, 'e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85',
+                 'sentence1,sentence2', 'score', 'regression', 'spearman', 'how alike, 0 to 5; 5,749 / 1,500'),
+    'rte': glue('RTE.zip', 697_150, '6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee',
+                'sentence1,sentence2', 'label', 'binary', 'accuracy', 'entailment; 2,490 / 277'),
+    'mrpc': dict(
+        files={'msr_paraphrase_train.txt': (
+                   f'{SENTEVAL}_train.txt', 1_047_044,
+                   'sha256:60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89'),
+               'mrpc_dev_ids.tsv': (
+                   'https://dl.fbaipublicfiles.com/glue/data/mrpc_dev_ids.tsv', 6_222,
+                   'sha256:971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7')},
+        parts=[('draw valid', 'msr_paraphrase_train.txt')], test_ids='mrpc_dev_ids.tsv',
+        options=dict(input_column='#1 String,#2 String', label_column='Quality', kind='.tsv', quotes=False),
+        target='binary', metric='f1', licence='not stated',
+        about='GLUE: a paraphrase or not; 3,668 / 408; tested on its dev rows'),
+    # images
+    'imagenet100': dict(  # HobbitLong/CMC: imagenet100.txt
+        files={'imagenet100.txt': ('https://raw.githubusercontent.com/HobbitLong/CMC/master/imagenet100.txt', 1_000,
+                                   None)},
+        parts=[('', 'imagenet')], target='multiclass', metric='accuracy',
+        licence='ImageNet: for non-commercial research, on request',
+        about='100 classes of ImageNet: put or link its folder, with train/ and val/, at DATA_DIR/downloads/imagenet'),
 }
 
 
 # -----------------------------------------------------------------------------
-# readers: each yields chunks (inputs, labels, splits): inputs a list of bytes or a float32 array (k, n, d_raw);
-# labels and splits lists of str or float, or None where there are none
+# files: fetched, opened, read as a stream
 
-def open_bytes(path):
-    """A file as a stream of bytes, unpacked if it is .gz or .xz; damage and cut-off files end in one line."""
-    opener = {'.gz': gzip.open, '.xz': lzma.open}.get(Path(path).suffix, open)
+def download(name, address, data_dir, size=None, digest=None):
+    """
+    The path of a file that a data set is made from: found in DATA_DIR/downloads, or fetched to there.
+
+    size in bytes and digest 'md5:..' or 'sha256:..' are checked where given, of a file put there by hand too. Broken
+    connections are taken up where they broke (HTTP Range); what has come so far waits in NAME.part. The environment's
+    SMA_MIRROR is a folder that has the file, or an http address to put before its name.
+    """
+    mirror, folder = os.environ.get('SMA_MIRROR', ''), Path(data_dir) / 'downloads'
+    if mirror.startswith(('http://', 'https://')):
+        address, mirror = f'{mirror.rstrip("/")}/{name}', ''
+    found = [path for path in (folder / name, Path(mirror or folder) / name) if path.exists()]
+    if found:
+        problem = wrong(found[0], size, digest)
+        if problem:
+            fail(f'{found[0]}: {problem}; remove it to fetch it again from {address}')
+        return found[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f'{name}.part'
+    for wait in (0, *WAITS):
+        time.sleep(wait)
+        try:
+            problem = fetch(address, part, size) or wrong(part, size, digest)
+        except requests.RequestException as error:
+            problem = type(error).__name__
+        if problem is None:
+            return part.rename(folder / name)
+        if problem.startswith('HTTP 4') and problem != 'HTTP 416':  # no use in asking again
+            break
+    fail(f'could not fetch {address} ({problem}). Put the file there by hand, as {(folder / name).resolve()}, or let '
+         f'the environment variable SMA_MIRROR name a folder or an http address that has {name}')
+
+
+def fetch(address, part, size):
+    """One attempt to bring the rest of a file into `part`. -> None, or what went wrong"""
+    have = part.stat().st_size if part.exists() else 0
+    ask = {'Accept-Encoding': 'identity', **({'Range': f'bytes={have}-'} if have else {})}
+    with requests.get(address, headers=ask, stream=True, timeout=TIMEOUT) as answer:
+        status, start = answer.status_code, answer.headers.get('Content-Range', '').removeprefix('bytes ').split('-')[0]
+        if status == 416 and have == size:  # there is nothing past what we have
+            return None
+        if status == 416 or status == 206 and start != str(have):
+            part.unlink()  # not a part of this file
+            return f'HTTP {status}'
+        if status not in (200, 206):
+            return f'HTTP {status}'
+        have = have if status == 206 else 0  # 200: it sends the whole file again
+        left = answer.headers.get('Content-Length')
+        total = have + int(left) if left else size
+        with open(part, 'ab' if have else 'wb') as f, progress(f'fetching {part.stem}', total, have) as bar:
+            for block in answer.iter_content(1 << 18):
+                f.write(block)
+                bar.update(len(block))
+        if total and part.stat().st_size < total:
+            return f'cut off after {part.stat().st_size:,} of {total:,} bytes'
+
+
+def wrong(path, size, digest):
+    """What is wrong with a file that ought to be whole, or None. A bad .part is removed: it cannot be gone on with."""
+    problem = None
+    if size is not None and path.stat().st_size != size:
+        problem = f'it has {path.stat().st_size:,} bytes, not {size:,}'
+    elif digest is not None:
+        kind, _, wanted = digest.partition(':')
+        with open(path, 'rb') as f:
+            problem = None if hashlib.file_digest(f, kind).hexdigest() == wanted else f'its {kind} is not {wanted}'
+    if problem and path.suffix == '.part':
+        path.unlink()
+    return problem
+
+
+def progress(what, total, done=0):
+    """A bar in bytes on a terminal; a line in a log, for large files only."""
+    on_terminal = sys.stderr.isatty()
+    if total and total > 1e8 and not on_terminal:
+        print(f'{what}: {total:,} bytes', flush=True)
+    return tqdm(desc=what, total=total, initial=done, unit='B', unit_scale=True, leave=False, disable=not on_terminal)
+
+
+class Counted(io.FileIO):
+    """A file opened for reading that moves a bar."""
+
+    def __init__(self, path, bar):
+        super().__init__(path)
+        self.bar = bar
+
+    def readinto(self, buffer):
+        n = super().readinto(buffer)
+        self.bar.update(n)
+        return n
+
+
+@contextmanager
+def open_stream(path):
+    """
+    A file as a stream of bytes, unpacked if it is .gz, .bz2 or .xz; 'a.zip!member' is a member of an archive, which may
+    also be .tar, .tar.gz or .tar.bz2. Archives are never unpacked to disk, so none can write outside a folder.
+    """
+    match = re.fullmatch(r'(.+\.(?:zip|tar|tar\.gz|tgz|tar\.bz2))!(.+)', str(path))
+    path, member = match.groups() if match else (str(path), None)
     try:
-        with opener(path, 'rb') as f:
-            yield from f
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
+        with ExitStack() as stack:
+            bar = stack.enter_context(progress(f'reading {Path(path).name}', os.path.getsize(path)))
+            f = stack.enter_context(io.BufferedReader(Counted(path, bar)))
+            if member:
+                archive = zipfile.ZipFile(f) if path.endswith('.zip') else tarfile.open(fileobj=f)
+                stack.enter_context(archive)
+                names = archive.namelist() if path.endswith('.zip') else archive.getnames()
+                if member not in names:
+                    fail(f'{path} has no member {member}')
+                f = archive.open(member) if path.endswith('.zip') else archive.extractfile(member)
+                if f is None:
+                    fail(f'{path}: {member} is no file')
+                stack.enter_context(f)
+            elif Path(path).suffix.lower() in ('.gz', '.bz2', '.xz'):
+                unpack = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}[Path(path).suffix.lower()]
+                f = stack.enter_context(unpack(f))
+            yield f
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
         fail(f'{path} is damaged or cut short ({error}): fetch it again')
     except OSError as error:
         fail(f'cannot read {path}: {error.strerror or error}')
 
 
-def kind_of(path):
-    """'.csv' for a.csv, a.csv.gz and a.CSV.xz."""
-    suffixes = [s.lower() for s in Path(path).suffixes]
-    return next((s for s in reversed(suffixes) if s not in ('.gz', '.xz')), '')
+def open_bytes(path):
+    """The lines of open_stream(path), as bytes."""
+    with open_stream(path) as f:
+        yield from f
 
+
+def kind_of(path):
+    """'.csv' for a.csv, a.csv.gz and a.CSV.xz; '.tsv' for b.zip!c/train.tsv."""
+    suffixes = [s.lower() for s in Path(str(path).rpartition('!')[2]).suffixes]
+    return next((s for s in reversed(suffixes) if s not in ('.gz', '.bz2', '.xz')), '')
+
+
+# -----------------------------------------------------------------------------
+# readers: each yields chunks (inputs, labels, splits): inputs a list of bytes (or of pairs of bytes), or a float32
+# array (k, n, d_raw); labels and splits lists of str or float, or None where there are none
 
 def chunks(items, size=CHUNK):
     """Lists of up to `size` items."""
-    chunk = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
+    items = iter(items)
+    while chunk := list(itertools.islice(items, size)):
         yield chunk
 
 
 def read_lines(path, left_out):
-    """One sequence a line; of a .smi line the first word (a name may follow the molecule). Blank lines are left out."""
-    first_word = kind_of(path) == '.smi'
+    """One sequence a line; of SMILES lines the first word (a name may follow). Blank lines are left out."""
+    first_word = kind_of(path) in ('.smi', '.smiles')
 
     def sequences():
         for line in open_bytes(path):
@@ -112,25 +383,49 @@ def read_lines(path, left_out):
         yield chunk, None, None
 
 
-def read_fasta(path, left_out):
+def read_fasta(path, left_out, shortest=0, longest=math.inf):
     """Header lines start with '>'; a sequence may run over several lines; a final '*' (stop) is dropped."""
     def sequences():
         parts = None  # None until the first header
-        for line in open_bytes(path):
+        for line in itertools.chain(open_bytes(path), [b'>']):
             line = line.strip()
             if line.startswith(b'>'):
-                if parts:
+                if parts is not None:
                     yield b''.join(parts).rstrip(b'*')
-                elif parts is not None:
-                    left_out['empty sequences'] += 1
                 parts = []
             elif line and parts is None:
                 fail(f'{path} does not look like FASTA: its first line is no ">" header')
             elif line:
                 parts.append(line)
-        if parts:
-            yield b''.join(parts).rstrip(b'*')
-    for chunk in chunks(sequences()):
+
+    def wanted():
+        for sequence in sequences():
+            if shortest <= len(sequence) <= longest and sequence:
+                yield sequence
+            else:
+                left_out[f'of {"fewer" if len(sequence) < shortest else "more"} residues than the data set\'s '
+                         f'{shortest} to {longest}' if sequence else 'empty sequences'] += 1
+    for chunk in chunks(wanted()):
+        yield chunk, None, None
+
+
+def windows(source, size):
+    """The lines of another reader joined again and cut into windows of `size` bytes, never inside a UTF-8 character."""
+    def cut_up():
+        rest = b''
+        for lines, _, _ in source:
+            if not isinstance(lines, list) or isinstance(lines[0], tuple):
+                fail(f'window={size}: only lines of text can be joined')
+            text, at = rest + b'\n'.join(lines) + b'\n', 0
+            while len(text) - at > size:
+                # a character's later bytes are 10xxxxxx: step back, 3 bytes at most, to one that starts a character
+                end = next((e for e in range(at + size, at + size - 4, -1) if text[e] & 0xC0 != 0x80), at + size)
+                yield text[at:end]
+                at = end
+            rest = text[at:]
+        if rest.strip():
+            yield rest.rstrip(b'\n')
+    for chunk in chunks(cut_up()):
         yield chunk, None, None
 
 
@@ -142,72 +437,185 @@ def is_number(cell):
         return False
 
 
-def read_table(path, input_column, label_column, split_column, left_out, about):
-    """Comma- or tab-separated columns. One text column makes byte sequences, number columns a float table (d_raw 1)."""
+def table_rows(path, kind, left_out, header=None, quotes=True, keys=()):
+    """
+    The rows of a table: first its column names, then (line number, cells as text), an empty cell where there is none.
+
+    .csv .tsv .arff (a CSV under a list of attributes, where ? is an empty cell), .json (one list of objects, of which
+    the `keys` are taken; TAPE) and .parquet. A .csv without a header has only numbers in its first line, or header is
+    False; its columns are c0, c1, ...; quotes=False: quotation marks mean nothing (GLUE), and lines of another number
+    of cells are left out.
+    """
+    if kind == '.parquet':
+        try:
+            import pyarrow.parquet
+        except ImportError:
+            fail(f'reading {path} needs pyarrow: pip install pyarrow')
+        try:
+            table = pyarrow.parquet.ParquetFile(path)
+            yield 0, table.schema_arrow.names
+            rows = (row for batch in table.iter_batches(CHUNK) for row in zip(*(c.to_pylist() for c in batch.columns)))
+            for number, row in enumerate(rows, 1):
+                yield number, ['' if v is None else v.decode() if isinstance(v, bytes) else str(v) for v in row]
+        except (pyarrow.ArrowException, OSError) as error:
+            fail(f'cannot read {path}: {error}')
+        return
+    if kind == '.json':
+        yield 0, keys
+        for number, item in enumerate(json_objects(path), 1):
+            if not isinstance(item, dict) or not set(keys) <= set(item):
+                fail(f'{path}, object {number}: lacks one of {", ".join(keys)}')
+            yield number, [str(v[0] if isinstance(v, list) else v) for v in (item[k] for k in keys)]
+        return
     text = (line.decode('utf-8-sig' if i == 0 else 'utf-8') for i, line in enumerate(open_bytes(path)))
-    rows = csv.reader(text, delimiter='\t' if kind_of(path) == '.tsv' else ',', strict=True)
+    names, above = [], 0
+    if kind == '.arff':
+        for above, line in enumerate(text, 1):
+            if line.lower().startswith('@attribute'):
+                names.append(line.split(None, 1)[1].strip().split("'")[1] if "'" in line else line.split()[1])
+            if line.lower().startswith('@data'):
+                break
+    csv.field_size_limit(2**31 - 1)
+    rows = reader = csv.reader(text, delimiter='\t' if kind == '.tsv' else ',', strict=True,
+                               quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
     try:
         first = next(rows, None)
         if first is None:
             fail(f'{path} is empty')
-        headless = all(is_number(cell) for cell in first)
-        header = [f'c{i}' for i in range(len(first))] if headless else [cell.strip() for cell in first]
-
-        def column(name, knob):
-            if name not in header:
-                fail(f'{path} has no column {name!r} ({knob}); the nearest of its {len(header)} is '
-                     f'{nearest(name, header)!r}')
-            return header.index(name)
-        label = None if label_column is None else column(label_column, 'label_column')
-        split = None if split_column is None else column(split_column, 'split_column')
-        names = [h for i, h in enumerate(header) if i not in (label, split)]
-        if input_column is not None:
-            names = [name.strip() for name in input_column.split(',')] if input_column not in header else [input_column]
-        inputs = [column(name, 'input_column') for name in names]
-        about['columns'] = names
-        line0 = first if headless else next((row for row in rows if row), None)
-        if line0 is None:
-            fail(f'{path} has a header and no rows')
-        numbers = all(is_number(line0[i]) for i in inputs if i < len(line0))
-        if not numbers and len(inputs) > 1:
-            bad = next(name for name, i in zip(names, inputs) if not is_number(line0[i]))
-            fail(f'{path}: column {bad!r} holds text: name the input with --input_column=NAME (one text column, or '
-                 'number columns a,b,c), and the label with --label_column')
-
-        numbered = ((rows.line_num, row) for row in itertools.chain([line0], rows) if row)
-        for chunk in chunks(numbered):
-            for number, row in chunk:
-                if len(row) != len(header):
-                    fail(f'{path}, line {number}: {len(row)} cells where the header has {len(header)}')
-            if numbers:
-                x = np.empty((len(chunk), len(inputs), 1), np.float32)
-                for k, (number, row) in enumerate(chunk):
-                    for j, i in enumerate(inputs):
-                        try:
-                            x[k, j, 0] = float(row[i] or 'nan')
-                        except ValueError:
-                            fail(f'{path}, line {number}, column {header[i]!r}: {row[i]!r} is not a number')
-                bad = np.argwhere(~np.isfinite(x))
-                if len(bad):
-                    k, j, _ = bad[0]
-                    fail(f'{path}, line {chunk[k][0]}, column {names[j]!r}: empty, NaN or infinite; '
-                         f'fill it in or drop the row')
-                labels_of = chunk
-            else:
-                labels_of = [(number, row) for number, row in chunk if row[inputs[0]].strip()]
-                if len(labels_of) < len(chunk):
-                    left_out['empty inputs'] += len(chunk) - len(labels_of)
-                x = [row[inputs[0]].strip().encode() for _, row in labels_of]
-            y = None if label is None else [row[label].strip() for _, row in labels_of]
-            s = None if split is None else [row[split].strip().lower() for _, row in labels_of]
-            yield x, y, s
+        if header is False or names or all(is_number(cell) for cell in first):
+            names, rows = names or [f'c{i}' for i in range(len(first))], itertools.chain([first], rows)
+        else:
+            names = [cell.strip() for cell in first]
+        yield 0, names
+        for row in rows:
+            number = above + reader.line_num
+            if len(row) == len(names):
+                yield number, ['' if cell == '?' else cell for cell in row] if kind == '.arff' else row
+            elif row and not quotes:
+                left_out['lines with missing cells'] += 1
+            elif row:
+                fail(f'{path}, line {number}: {len(row)} cells where the header has {len(names)}')
     except UnicodeDecodeError:
         fail(f'{path} is not UTF-8 text')
     except csv.Error as error:
-        fail(f'{path}, line {rows.line_num}: {error}')
+        fail(f'{path}, line {above + reader.line_num}: {error}')
 
 
-def read_arrays(path, input_column, label_column, about):
+def json_objects(path):
+    """The objects of a file that is one JSON list, one after the other: the list need not fit in memory."""
+    decoder, between, text, at = json.JSONDecoder(), re.compile(r'[\[,\s]*'), '', 0
+    with open_stream(path) as f:
+        try:
+            for block in codecs.iterdecode(iter(lambda: f.read(1 << 20), b''), 'utf-8'):
+                text, at = text[at:] + block, 0
+                while True:
+                    at = between.match(text, at).end()
+                    try:
+                        item, at = decoder.raw_decode(text, at)
+                    except json.JSONDecodeError:
+                        break  # the list's end, or this object's has not been read yet
+                    yield item
+        except UnicodeDecodeError:
+            fail(f'{path} is not UTF-8 text')
+    if text[at:].strip() != ']':
+        fail(f'{path} is no JSON list of objects, or it is cut short')
+
+
+def read_table(path, kind, left_out, about, input_column=None, label_column=None, split_column=None, split_of=None,
+               missing=False, **options):
+    """
+    Columns: one text column makes byte sequences, two make pairs, number columns a float table (d_raw 1).
+
+    split_of: a function row -> split, for a table that says it in a way of its own. missing: an empty cell is NaN.
+    """
+    keys = [c for c in (input_column, label_column) if c] if kind == '.json' else ()
+    rows = table_rows(path, kind, left_out, keys=keys, **options)
+    header = next(rows)[1]
+
+    def column(name, knob):
+        if name not in header:
+            fail(f'{path} has no column {name!r} ({knob}); the nearest of its {len(header)} is '
+                 f'{nearest(name, header)!r}')
+        return header.index(name)
+    label = None if label_column is None else column(label_column, 'label_column')
+    split = None if split_column is None else column(split_column, 'split_column')
+    names = [h for i, h in enumerate(header) if i not in (label, split)]
+    if input_column is not None:
+        names = [name.strip() for name in input_column.split(',')] if input_column not in header else [input_column]
+    inputs = [column(name, 'input_column') for name in names]
+    about.setdefault('columns', names)
+    first = next(rows, None)
+    if first is None:
+        fail(f'{path} has a header and no rows')
+    numbers = all(is_number(first[1][i] or 'nan') for i in inputs)
+    if not numbers and len(inputs) > 1 and (len(inputs) > 2 or input_column is None):
+        bad = next(name for name, i in zip(names, inputs) if not is_number(first[1][i]))
+        fail(f'{path}: column {bad!r} holds text: name the input with --input_column=NAME (one text column, two a,b '
+             'for a pair, or number columns a,b,c), and the label with --label_column')
+
+    for chunk in chunks(itertools.chain([first], rows)):
+        if numbers:
+            try:
+                x = np.array([[float(row[i] or 'nan') for i in inputs] for _, row in chunk], np.float32)[:, :, None]
+            except ValueError:
+                number, i = next((number, i) for number, row in chunk for i in inputs if not is_number(row[i] or 'nan'))
+                cell = dict(chunk)[number][i]
+                fail(f'{path}, line {number}, column {header[i]!r}: {cell!r} is not a number')
+            if not missing and not np.isfinite(x).all():
+                k, j, _ = np.argwhere(~np.isfinite(x))[0]
+                fail(f'{path}, line {chunk[k][0]}, column {names[j]!r}: empty, NaN or infinite; '
+                     'fill it in or drop the row')
+        else:
+            full = [(number, row) for number, row in chunk if all(row[i].strip() for i in inputs)]
+            left_out['empty inputs'] += len(chunk) - len(full)
+            chunk, cells = full, [tuple(row[i].strip().encode() for i in inputs) for _, row in full]
+            x = cells if len(inputs) == 2 else [cell for cell, in cells]
+        y = None if label is None else [row[label].strip() for _, row in chunk]
+        s = None if split is None else [row[split].strip().lower() for _, row in chunk]
+        yield x, y, [split_of(row) for _, row in chunk] if split_of else s
+
+
+def scaffold_splits(smiles):
+    """
+    Which split each molecule is in: 'train', 'valid' or 'test', or None where RDKit cannot read it.
+
+    As DeepChem's ScaffoldSplitter: molecules with one Bemis-Murcko scaffold stay together; the largest sets come first,
+    a tie goes to the set with the later first molecule; 80 % train, 10 % validation, 10 % test.
+    """
+    try:
+        from rdkit import Chem, RDLogger
+        from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
+    except ImportError:
+        fail('scaffold splits need rdkit: pip install rdkit')
+    RDLogger.DisableLog('rdApp.*')
+    sets = {}
+    for i, molecule in enumerate(map(Chem.MolFromSmiles, smiles)):
+        if molecule is not None:
+            sets.setdefault(MurckoScaffoldSmiles(mol=molecule), []).append(i)
+    n, count, result = sum(map(len, sets.values())), Counter(), [None] * len(smiles)
+    for rows in sorted(sets.values(), key=lambda rows: (len(rows), rows[0]), reverse=True):
+        split = 'test'
+        if count['train'] + len(rows) <= 0.8 * n:
+            split = 'train'
+        elif count['train'] + count['valid'] + len(rows) <= 0.9 * n:
+            split = 'valid'
+        count[split] += len(rows)
+        for i in rows:
+            result[i] = split
+    return result
+
+
+def by_scaffold(source, left_out):
+    """All chunks of a reader of molecules as one, with scaffold splits."""
+    x, y, _ = zip(*source)
+    x, y = list(itertools.chain(*x)), list(itertools.chain(*y))
+    splits = scaffold_splits([s.decode() for s in x])
+    kept = [i for i, split in enumerate(splits) if split]
+    left_out['molecules that RDKit cannot read'] += len(x) - len(kept)
+    yield [x[i] for i in kept], [y[i] for i in kept], [splits[i] for i in kept]
+
+
+def read_arrays(path, about, input_column=None, label_column=None):
     """.npz with arrays X and y (input_column and label_column rename them), or .npy alone, or 'X.npy,y.npy'."""
     x_path, _, y_path = path.partition(',')
     try:
@@ -238,25 +646,23 @@ def read_arrays(path, input_column, label_column, about):
         yield part, None if y is None else y[at:at + CHUNK].tolist(), None
 
 
-def read(path, input_column, label_column, split_column, left_out, about):
-    """The chunks of one file, by the ending of its name."""
-    for part in path.split(','):
-        if not os.path.isfile(part):
-            fail(f'no file {part!r}, and no data set of that name; known by name: {", ".join(DATASETS)}')
-    kind = kind_of(path)
-    if kind in ('.csv', '.tsv'):
-        return read_table(path, input_column, label_column, split_column, left_out, about)
-    if split_column is not None:
-        fail(f'split_column={split_column!r}: {path} has no columns')
-    if kind in ('.npy', '.npz'):
-        return read_arrays(path, input_column, label_column, about)
-    if input_column is not None or label_column is not None:
-        fail(f'{path} has no columns: leave input_column and label_column unset')
-    if kind in ('.txt', '.smi'):
-        return read_lines(path, left_out)
-    if kind in ('.fasta', '.fa', '.faa'):
-        return read_fasta(path, left_out)
-    fail(f'{path}: unknown ending {kind!r}; known: .txt .smi .fasta .fa .csv .tsv (also .gz .xz), .npy .npz')
+def read(path, left_out, about, kind=None, window=None, **options):
+    """The chunks of one file, by the ending of its name. `options` go to its reader; None counts as not given."""
+    columns = {k: v for k, v in options.items() if v is not None}
+    kind = kind or kind_of(path)
+    if kind in ('.csv', '.tsv', '.arff', '.json', '.parquet'):
+        source = read_table(path, kind, left_out, about, **columns)
+    elif kind in ('.npy', '.npz') and 'split_column' not in columns:
+        source = read_arrays(path, about, **columns)
+    elif kind in ('.fasta', '.fa', '.faa', '.txt', '.smi', '.smiles', '.npy', '.npz'):
+        unfit = next((k for k in ('input_column', 'label_column', 'split_column') if k in columns), None)
+        if unfit:
+            fail(f'{unfit}={columns[unfit]!r}: {path} has no such columns, leave it unset')
+        source = read_fasta(path, left_out, **columns) if kind[:3] == '.fa' else read_lines(path, left_out)
+    else:
+        fail(f'{path}: unknown ending {kind!r}; known: .txt .smi .fasta .fa .csv .tsv .arff (also .gz .bz2 .xz), '
+             '.parquet .npy .npz')
+    return source if window is None else windows(source, window)
 
 
 # -----------------------------------------------------------------------------
@@ -264,25 +670,25 @@ def read(path, input_column, label_column, split_column, left_out, about):
 
 def prepare(config):
     """
-    The folder of a prepared data set, made if it is not there yet.
+    The folder of a prepared data set, made if it is not there yet, by one process at a time.
 
     config: a dict with the knobs at the top of this file. The folder's name holds a hash of the source (path, size,
     time) and of every knob that matters, so a changed file is read again and another column is another data set.
     It is built under a temporary name and renamed when whole: a half-prepared one is never taken for a data set.
     """
-    name, keys = config['dataset'], ('input_column', 'label_column', 'split_column', 'valid_share', 'test_share')
-    shares = config['valid_share'], config['test_share']
-    if min(shares) < 0 or sum(shares) >= 1:
-        fail(f'valid_share={shares[0]} and test_share={shares[1]} must leave something to train on')
+    name, own = config['dataset'], ('input_column', 'label_column', 'split_column', 'valid_file', 'test_file', 'window')
     if name in DATASETS:
-        for k in ('input_column', 'label_column', 'split_column', 'valid_file', 'test_file'):
+        for k in own:
             if config[k] is not None:
                 fail(f'{k}={config[k]!r}: the data set {name} has its own inputs and splits, leave it unset')
     files = [] if name in DATASETS else [f for f in (name, config['valid_file'], config['test_file']) if f]
-    key = [FORMAT, name if name in DATASETS else '', {k: config[k] for k in keys}]
     for part in (part for f in files for part in f.split(',')):
-        stat = os.stat(part) if os.path.isfile(part) else None
-        key.append([os.path.abspath(part), stat and stat.st_size, stat and stat.st_mtime_ns])
+        if not os.path.exists(part):
+            fail(f'no file {part!r}, and no data set of that name; nearest: {nearest(part, DATASETS)!r}; '
+                 '`python data.py` lists all')
+    stats = [(os.path.abspath(part), os.stat(part)) for f in files for part in f.split(',')]
+    key = [FORMAT, name if name in DATASETS else '', {k: config[k] for k in own if not k.endswith('file')},
+           [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]]
     stem = name if name in DATASETS else Path(name).name.split('.')[0]
     key = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]
     folder = Path(config['data_dir']) / f'{stem}-{key}'
@@ -290,71 +696,123 @@ def prepare(config):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f'{folder.name}.tmp-', dir=folder.parent))
+        lock = open(folder.parent / '.lock', 'w')
     except OSError as error:
         fail(f'data_dir={config["data_dir"]!r}: {error.strerror}')
-    try:
-        write(building, config, files)
+    with lock:
+        wait_for(lock)
+        if folder.exists():  # another process has made it meanwhile
+            return folder
+        for old in folder.parent.glob(f'{folder.name}.tmp-*'):  # of one that was killed
+            shutil.rmtree(old)
+        building = Path(tempfile.mkdtemp(prefix=f'{folder.name}.tmp-', dir=folder.parent))
         try:
+            write(building, config, files)
             building.rename(folder)
-        except OSError:
-            if not folder.exists():  # if it does, another process was faster
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        except OSError as error:
+            fail(f'cannot write {building}: {error.strerror or error}')
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+def wait_for(lock):
+    """Waits until no other process holds this open file locked; the lock goes with the process."""
+    try:
+        import fcntl
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f'{lock.name}: waiting for another process, which prepares a data set', flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    except (ImportError, OSError):  # Windows, or a file system without locks: the work may be done twice
+        pass
+
+
+def sources(config, files, left_out, about):
+    """Where the rows come from: a list of (split, chunks)."""
+    entry = DATASETS.get(config['dataset'])
+    columns = {k: config[k] for k in ('input_column', 'label_column', 'split_column', 'window')}
+    if entry is None:  # files of the user's
+        told = len(files) > 1
+        named = zip(('train' if told else 'draw', 'valid', 'test'),
+                    (config['dataset'], config['valid_file'], config['test_file']))
+        return [(split, read(f, left_out, about, **columns)) for split, f in named if f]
+    if 'make' in entry:
+        x, y = entry['make']()
+        return [('draw', [(x[:, :, None], y.tolist(), None)])]
+    paths = {file: download(file, address, config['data_dir'], size, digest)
+             for file, (address, size, digest) in entry['files'].items()}
+    options = dict(entry.get('options', {}))
+    if 'test_ids' in entry:  # MRPC: the pairs of ids that make its dev rows
+        dev = {tuple(line.decode().split()) for line in open_bytes(paths[entry['test_ids']])}
+        options['split_of'] = lambda row: 'test' if (row[1], row[2]) in dev else 'draw valid'
+    result = []
+    for split, part in entry['parts']:
+        file, _, member = part.partition('!')
+        source = read(f'{paths[file]}!{member}' if member else paths[file], left_out, about, **options)
+        result.append((split, by_scaffold(source, left_out) if entry.get('scaffold') else source))
+    return result
 
 
 def write(folder, config, files):
     """Streams every chunk of the sources to disk, then settles labels, splits and meta.json."""
-    left_out, about = Counter(), {}
-    if config['dataset'] in DATASETS:
-        x, y = DATASETS[config['dataset']]['make']()
-        sources = [(0, [(x[:, :, None], y.tolist(), None)])]
-        about['columns'] = DATASETS[config['dataset']]['names']()
-    else:
-        columns = [config[k] for k in ('input_column', 'label_column', 'split_column')]
-        named = enumerate((config['dataset'], config['valid_file'], config['test_file']))
-        sources = [(split, read(f, *columns, left_out, about)) for split, f in named if f]
-
-    shape, lengths, labels, splits = None, [], [], []  # shape: () for bytes, (n, d_raw) for floats
+    left_out, about, entry = Counter(), {}, DATASETS.get(config['dataset'], {})
+    if 'names' in entry:
+        about['columns'] = entry['names']()
+    shape, lengths, firsts, codes, splits = None, [], [], [], []  # shape: () for bytes, (n, d_raw) for floats
+    code_of = {}  # distinct label as read -> its number, so that 11 million labels take no more room than they must
     with open(folder / 'x.bin', 'wb') as x_file:
-        for split, source in sources:
+        for split, source in sources(config, files, left_out, about):
             for x, y, s in source:
-                this = x.shape[1:] if isinstance(x, np.ndarray) else ()
+                if not len(x):
+                    continue
+                this = x.shape[1:] if isinstance(x, np.ndarray) else ('pairs',) if isinstance(x[0], tuple) else ()
                 if shape is not None and shape != this:
                     fail(f'the files of {config["dataset"]} differ: rows of {shape} and of {this} numbers')
                 shape = this
-                if shape:
+                if isinstance(x, np.ndarray):
                     x_file.write(x.tobytes())
                 else:
+                    if shape:
+                        firsts.append(np.array([len(a) for a, _ in x], np.int64))
+                        x = [a + b for a, b in x]
                     x_file.write(b''.join(x))
                     lengths.append(np.fromiter(map(len, x), np.int64, len(x)))
-                labels.extend([None] * len(x) if y is None else y)
+                codes.append(np.array([code_of.setdefault(v, len(code_of)) for v in (y or [None] * len(x))], np.int64))
                 unknown = set(s or ()) - set(SPLIT_NAMES)
                 if unknown:
                     fail(f'{config["split_column"]!r} holds {sorted(unknown)[0]!r}: a split is train, valid or test')
-                splits.append(np.array([split] * len(x) if s is None else [SPLIT_NAMES[v] for v in s], np.int8))
-    if not labels:
+                splits.append(np.array([SPLIT_NAMES[v] for v in (s or [split] * len(x))], np.int8))
+    if not codes:
         fail(f'{config["dataset"]} holds no rows')
-    y, classes = number_labels(labels)
-    split = np.concatenate(splits)
-    if config['split_column'] is None and len(files) < 2:  # no word on the splits: seeded shares
-        order = np.random.default_rng(0).permutation(len(split))  # not the run's seed: all stages must agree
-        n_test, n_valid = round(config['test_share'] * len(split)), round(config['valid_share'] * len(split))
-        split[order[:n_test]], split[order[n_test:n_test + n_valid]] = 2, 1
-    if not shape:
+    values, classes = number_labels(list(code_of))
+    y, split = values[np.concatenate(codes)], np.concatenate(splits)
+    is_bytes = shape in ((), ('pairs',))
+    if 'last_test' in entry:
+        split[-entry['last_test']:] = SPLIT_NAMES['test']
+    if entry.get('stratified'):
+        split = stratified_splits(y)
+        x = np.memmap(folder / 'x.bin', np.float32, 'r+', shape=(len(y), *shape))
+        holes = np.isnan(x)
+        x[holes] = np.broadcast_to(np.nanmean(x[split == 0], axis=0), x.shape)[holes]
+        x.flush()
+    if is_bytes:
         np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64).tofile(folder / 'offsets.bin')
+    if firsts:
+        np.concatenate(firsts).tofile(folder / 'firsts.bin')
     y.tofile(folder / 'y.bin')
     split.tofile(folder / 'split.bin')
-    meta = dict(kind='floats' if shape else 'bytes', rows=len(y), n=shape[0] if shape else None,
-                d_raw=shape[1] if shape else 0, columns=about.get('columns'), classes=classes, left_out=left_out,
+    meta = dict(kind='bytes' if is_bytes else 'floats', rows=len(y), n=None if is_bytes else shape[0],
+                d_raw=0 if is_bytes else shape[1], columns=about.get('columns'), classes=classes,
+                left_out={why: n for why, n in left_out.items() if n},
                 source=[os.path.abspath(part) for f in files for part in f.split(',')] or config['dataset'])
     (folder / 'meta.json').write_text(json.dumps(meta, indent=1))
 
 
 def number_labels(labels):
-    """Labels as read (numbers, text, or None) -> float64 with NaN for none, and the names of text classes or None."""
+    """Distinct labels as read (numbers, text, or None) -> float64 of each, NaN for none, and the names of text classes,
+    which are numbered in sorted order, or None."""
     blank = {None, ''}
     try:
         return np.array([np.nan if v in blank else float(v) for v in labels], np.float64), None
@@ -364,18 +822,40 @@ def number_labels(labels):
         return np.array([np.nan if v in blank else number[str(v)] for v in labels], np.float64), classes
 
 
-class Dataset:
-    """A prepared folder, mapped into memory."""
+def stratified_splits(y):
+    """20 % of each class for the test, 20 % of the rest for validation: (rows,) int8. On HIGGS-small these are the
+    sizes and class counts of Gorishniy et al. 2021; which rows they drew is not public."""
+    rng, split = np.random.default_rng(0), np.zeros(len(y), np.int8)
+    for label in np.unique(y):
+        rows = rng.permutation(np.flatnonzero(y == label))
+        n_test = round(0.2 * len(rows))
+        n_valid = round(0.2 * (len(rows) - n_test))
+        split[rows[:n_test]], split[rows[n_test:n_test + n_valid]] = 2, 1
+    return split
 
-    def __init__(self, folder):
+
+class Dataset:
+    """A prepared folder, mapped into memory. Where the source does not say the splits, seeded shares are drawn."""
+
+    def __init__(self, folder, valid_share=0.0, test_share=0.0):
         self.folder, self.meta = Path(folder), json.loads((Path(folder) / 'meta.json').read_text())
         self.is_bytes = self.meta['kind'] == 'bytes'
         self.d_raw, self.n, self.columns = self.meta['d_raw'], self.meta['n'], self.meta['columns']
         self.y = np.fromfile(self.folder / 'y.bin', np.float64)
         self.split = np.fromfile(self.folder / 'split.bin', np.int8)
+        if min(valid_share, test_share) < 0 or valid_share + test_share >= 1:
+            fail(f'valid_share={valid_share} and test_share={test_share} must leave something to train on')
+        for said, test_share in (('draw', test_share), ('draw valid', 0.0)):
+            rows = np.flatnonzero(self.split == SPLIT_NAMES[said])
+            order = np.random.default_rng(0).permutation(rows)  # not the run's seed: all stages must agree
+            n_test, n_valid = round(test_share * len(rows)), round(valid_share * len(rows))
+            self.split[rows] = 0
+            self.split[order[:n_test]], self.split[order[n_test:n_test + n_valid]] = 2, 1
         if self.is_bytes:
             self.x = np.memmap(self.folder / 'x.bin', np.uint8, 'r')
             self.offsets = np.fromfile(self.folder / 'offsets.bin', np.int64)
+            firsts = self.folder / 'firsts.bin'
+            self.firsts = np.fromfile(firsts, np.int64) if firsts.exists() else None
         else:
             self.x = np.memmap(self.folder / 'x.bin', np.float32, 'r', shape=(len(self.y), self.n, self.d_raw))
         self.norm = {'kind': 'none'}  # how floats are scaled: fit_norm's answer, or a checkpoint's
@@ -402,10 +882,10 @@ class Dataset:
         return np.flatnonzero(self.split == SPLITS.index(split))
 
     def lengths(self, rows):
-        """Tokens of each row: CLS + bytes + SEP, cut at max_len; or n. -> (k,) int64"""
+        """Tokens of each row: CLS + bytes + SEP, or CLS + a + SEP + b + SEP, cut at max_len; or n. -> (k,) int64"""
         if not self.is_bytes:
             return np.full(len(rows), self.n, np.int64)
-        full = self.offsets[rows + 1] - self.offsets[rows] + 2
+        full = self.offsets[rows + 1] - self.offsets[rows] + (2 if self.firsts is None else 3)
         return full if self.max_len is None else np.minimum(full, self.max_len)
 
     def width(self, rows, multiple=16):
@@ -432,16 +912,26 @@ class Dataset:
         ids = np.full((len(rows), width), PAD, np.int64)
         ids[:, 0] = CLS
         for i, (row, n) in enumerate(zip(rows, lengths)):
-            start = self.offsets[row]
-            ids[i, 1:n - 1] = self.x[start:start + n - 2]
-            ids[i, 1:n - 1] += FIRST_BYTE
+            start, end = self.offsets[row], self.offsets[row + 1]
+            if self.firsts is None:
+                ids[i, 1:n - 1] = self.x[start:start + n - 2]
+                ids[i, 1:n - 1] += FIRST_BYTE
+            else:  # a pair: if it is too long, the longer of the two loses its end
+                a, room = self.firsts[row], n - 3
+                middle = start + a
+                b = min(end - middle, max(room // 2, room - a))
+                a = room - b
+                ids[i, 1:a + 1] = self.x[start:start + a]
+                ids[i, a + 2:n - 1] = self.x[middle:middle + b]
+                ids[i, 1:n - 1] += FIRST_BYTE
+                ids[i, a + 1] = SEP
             ids[i, n - 1] = SEP
         return torch.from_numpy(ids), torch.from_numpy(np.arange(width) < lengths[:, None])
 
 
 def open_dataset(config):
     """The data set that a stage's knobs name, prepared if need be; fails if it has no training rows."""
-    dataset = Dataset(prepare(config))
+    dataset = Dataset(prepare(config), config['valid_share'], config['test_share'])
     if not len(dataset.rows('train')):
         fail(f'{config["dataset"]} has no train rows: see split_column, valid_file, valid_share and their like')
     return dataset
@@ -610,6 +1100,13 @@ def f1(y, p):
     return 2 * hit / max(int((chosen(p) == 1).sum() + (y == 1).sum()), 1)
 
 
+def matthews(y, p):
+    """Matthews correlation of two classes (GLUE's measure for CoLA): 0 where all answers, or labels, are the same."""
+    a, b = y - np.mean(y), chosen(p) - np.mean(chosen(p))
+    scale = np.sqrt((a ** 2).sum() * (b ** 2).sum())
+    return float((a * b).sum() / scale) if scale else 0.0
+
+
 def rmse(y, p):
     return float(np.sqrt(((p.astype(np.float64) - y) ** 2).mean()))
 
@@ -643,7 +1140,7 @@ def score(head, labels, p):
     return METRICS[head['metric']](class_numbers(labels, head['classes']), p[:, 0] if head['target'] == 'binary' else p)
 
 
-METRICS = {'accuracy': accuracy, 'roc_auc': roc_auc, 'f1': f1, 'rmse': rmse, 'spearman': spearman}
+METRICS = {'accuracy': accuracy, 'roc_auc': roc_auc, 'f1': f1, 'matthews': matthews, 'rmse': rmse, 'spearman': spearman}
 LOWER_IS_BETTER = ('rmse',)
 
 
@@ -797,7 +1294,9 @@ def describe(dataset):
 if __name__ == '__main__':
     if len(sys.argv) == 1:
         for name, entry in DATASETS.items():
-            print(f'{name:12} {entry["about"]}')
+            print(f'{name:16} {entry["about"]}\n{"":16} licence: {entry["licence"]}')
+            for file, (address, size, _) in entry.get('files', {}).items():
+                print(f'{"":16} {address} ' + (f'({size:,} bytes)' if size else '(size not stated)'))
     else:
         named = [f'--dataset={sys.argv[1]}'] if not sys.argv[1].startswith('-') else sys.argv[1:2]
         describe(open_dataset(configure(globals(), named + sys.argv[2:])))

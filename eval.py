@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from configurator import configure, fail
-from data import Dataset, prepare, scoring
+from data import Dataset, describe, prepare, scoring
 from masking import check_masks
 from model import build, load, load_weights, masked_loss, outputs
 from pretrain import cut, say, score_rows, set_up
@@ -35,6 +35,7 @@ valid_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.02  # without those: the share of rows drawn for validation
 test_share = 0.1  # and for the test
+window: int | None = None  # text: join the lines and cut them into windows of so many bytes; None = a line a sequence
 # masks of a pre-trained checkpoint; None = those it was trained with
 mask: str | None = None  # guided or random
 mask_ratio: float | None = None  # share of the inputs hidden
@@ -43,7 +44,8 @@ batch_size = 256  # samples at a time
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
 # -----------------------------------------------------------------------------
-_DATA_KNOBS = ('input_column', 'label_column', 'split_column', 'valid_file', 'test_file', 'valid_share', 'test_share')
+_DATA_KNOBS = ('input_column', 'label_column', 'split_column', 'valid_file', 'test_file', 'valid_share', 'test_share',
+               'window')
 
 
 def data_of(config, checkpoint, run):
@@ -55,12 +57,13 @@ def data_of(config, checkpoint, run):
     else:
         knobs = {k: config[k] for k in _DATA_KNOBS}
         knobs['dataset'] = source
-    dataset = Dataset(prepare({**knobs, 'data_dir': config['data_dir']}))
+    dataset = Dataset(prepare({**knobs, 'data_dir': config['data_dir']}), knobs['valid_share'], knobs['test_share'])
     args = checkpoint['model_args']
     have, want = (f'{n} inputs of {d_raw} float(s)' if d_raw else 'byte sequences'
                   for n, d_raw in ((dataset.n, dataset.d_raw), (args['seq_len'], args['d_raw'])))
     if have != want:
         fail(f'{knobs["dataset"]} holds {have}, the checkpoint wants {want}: see input_column and label_column')
+    describe(dataset)
     dataset.norm = checkpoint['norm']
     cut(dataset, args['seq_len'], checkpoint['config']['max_len'], run)
     return dataset

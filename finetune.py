@@ -39,6 +39,7 @@ valid_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.02  # without those: the share of rows drawn for validation
 test_share = 0.1  # and for the test
+window: int | None = None  # text: join the lines and cut them into windows of so many bytes; None = a line a sequence
 max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
 norm = 'standard'  # how floats are scaled from scratch; a checkpoint brings its own statistics
 target: str | None = None  # binary, multiclass or regression; None = the data set's own

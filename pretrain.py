@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import configure, fail
-from data import fit_norm, micro_batches, open_dataset, prefetch, score, scoring
+from data import describe, fit_norm, micro_batches, open_dataset, prefetch, score, scoring
 from masking import check_masks
 from model import build, load, load_weights, make_optimizer, masked_loss, outputs, save
 
@@ -45,6 +45,7 @@ valid_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.02  # without those: the share of rows drawn for validation
 test_share = 0.1  # and for the test
+window: int | None = None  # text: join the lines and cut them into windows of so many bytes; None = a line a sequence
 max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
 norm = 'standard'  # how floats are scaled: standard, quantile (ranks to a Gaussian) or none
 # model (Tables 8-12)
@@ -152,12 +153,10 @@ def say(run, text):
 
 
 def prepared(config, run):
-    """The data set, prepared by rank 0 while the others wait, its rows cut to seq_len, which is put into config."""
-    if run.world > 1 and run.rank > 0:
-        dist.barrier()
-    dataset = open_dataset(config)
-    if run.world > 1 and run.rank == 0:
-        dist.barrier()
+    """The data set, its rows cut to seq_len, which is put into config."""
+    dataset = open_dataset(config)  # of several processes one prepares it, the others wait at its lock
+    if run.rank == 0:
+        describe(dataset)
     config['seq_len'] = cut(dataset, config['seq_len'], config['max_len'], run)
     return dataset
 
