@@ -2,7 +2,8 @@
 
 A script keeps its knobs as plain lines, `lr = 1e-4  # peak learning rate` or `max_len: int | None = None  # cut`,
 and calls configure(globals()).
-Names and types are checked against these defaults, so a typo stops the run and never passes in silence.
+Names and types are checked against these defaults, so a typo stops the run and never passes in silence. A config file
+sees all knobs, and those of the command line as they will be: `dropout = 0.1 if task == 'esol' else 0.0`.
 """
 import ast, builtins, difflib, inspect, runpy, sys, traceback
 from pathlib import Path
@@ -39,19 +40,20 @@ def find_knobs(space):
                     text += f'  --{name}={value!r}'.ljust(40) + comment.partition('#')[2] + '\n'
     return knobs, text
 
-def run_file(name, knobs):
-    """The settings that a config file leaves behind, as [(file, name, value)]."""
+def run_file(name, knobs, now):
+    """The settings that a config file leaves behind, as [(file, name, value)]; it sees the knobs as they are `now`."""
     path = next((path.resolve() for path in (Path(name), ROOT / name) if path.is_file()), None)
     if path is None or not name.endswith('.py'):
         fail(f'command line: {name!r} is no config file (*.py) in {Path.cwd()} or {ROOT}, nor a --key=value')
     sys.path += [str(path.parent), str(ROOT)]  # at the end, so that config/random.py hides no library
     try:
-        found = runpy.run_path(str(path)).items()
+        found = runpy.run_path(str(path), init_globals=now).items()
     except Exception as error:
         lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(path)]
         line = lines[-1] if lines else getattr(error, 'lineno', 1)  # its own SyntaxError has no frame in it
         fail(f'{name}, line {line}: {type(error).__name__}: {error}')
-    return [(name, key, value) for key, value in found if key in knobs  # even a function: a wrong value then
+    found = [(name, key, value) for key, value in found if key not in now or value is not now[key]]
+    return [(name, key, value) for name, key, value in found if key in knobs  # even a function: a wrong value then
             or not (key.startswith('_') or callable(value) or inspect.ismodule(value))]
 
 def parse(text, default, kinds):
@@ -77,10 +79,19 @@ def fit(value, default, kinds):
 def configure(space, argv=None):
     """Set the knobs of the script whose globals() are `space`, and return {name: final value}."""
     (knobs, usage), rest = find_knobs(space), list(sys.argv[1:] if argv is None else argv)
+
+    def set_knob(settings, source, name, value):
+        if name not in knobs:
+            fail(f'{source}: unknown name {name!r}, the nearest is {nearest(name, knobs)!r}')
+        try:
+            spelled = source == 'command line' and value is not ...
+            settings[name] = fit(parse(value, *knobs[name]) if spelled else value, *knobs[name])
+        except (ValueError, OverflowError) as error:
+            fail(f'{source}: {name}: {error}, got {"no value" if value is ... else repr(value)}')
     if '-h' in rest or '--help' in rest:
         print(usage, end='')
         raise SystemExit(0)
-    files, options, final = [], [], {name: space[name] for name in knobs}
+    files, given, final = [], {}, {name: space[name] for name in knobs}
     while rest:
         name, equals, value = rest.pop(0).partition('=')
         if name.startswith('--'):
@@ -89,16 +100,12 @@ def configure(space, argv=None):
                 flag = kinds <= {bool, type(None)} and not isinstance(default, tuple)
                 flag = flag and str(*rest[:1]).lower() not in ('true', 'false')
                 value = 'True' if flag else rest.pop(0) if rest and not rest[0].startswith('--') else ...
-            options.append(('command line', name[2:], value))
+            set_knob(given, 'command line', name[2:], value)
         else:
-            files += run_file(name + equals + value, knobs)
-    for source, name, value in files + options:
-        if name not in knobs:
-            fail(f'{source}: unknown name {name!r}, the nearest is {nearest(name, knobs)!r}')
-        try:
-            spelled = source == 'command line' and value is not ...
-            final[name] = fit(parse(value, *knobs[name]) if spelled else value, *knobs[name])
-        except (ValueError, OverflowError) as error:
-            fail(f'{source}: {name}: {error}, got {"no value" if value is ... else repr(value)}')
+            files.append(name + equals + value)
+    for name in files:
+        for setting in run_file(name, knobs, {**final, **given}):
+            set_knob(final, *setting)
+    final.update(given)
     space.update(final)
     return final

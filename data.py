@@ -73,7 +73,7 @@ TIMEOUT, WAITS = (10, 30), (1, 4, 15, 60)  # downloads: seconds to connect and b
 
 # -----------------------------------------------------------------------------
 # The data sets known by name. `files`: name -> (address, bytes, hash), the last two where a public source states them;
-# `parts`: (split, file or archive!member); `options` go to the reader; `target` and `metric` are what finetune.py does.
+# `parts`: (split, file or archive!member, options of its own); `options` go to the reader; `target` and `metric` are what finetune.py does.
 # Each address stands in the public code named beside it.
 
 def moleculenet(file, md5, smiles, label, target, metric, about):
@@ -174,9 +174,9 @@ DATASETS = {
                'bookcorpus.tar.bz2': (  # huggingface/datasets: datasets/bookcorpus
                    'https://storage.googleapis.com/huggingface-nlp/datasets/bookcorpus/bookcorpus.tar.bz2',
                    1_179_510_242, 'sha256:03a29333b2b35e98a375b6ad7d2f1651835655cd348fb89c864136bce69a964c')},
-        parts=[('draw', 'psgs_w100.tsv.gz'), ('draw', 'bookcorpus.tar.bz2!books_large_p1.txt'),
+        parts=[('draw', 'psgs_w100.tsv.gz', dict(input_column='text')), ('draw', 'bookcorpus.tar.bz2!books_large_p1.txt'),
                ('draw', 'bookcorpus.tar.bz2!books_large_p2.txt')],
-        options=dict(input_column='text', window=1022),
+        options=dict(window=1022),
         licence='Wikipedia: CC BY-SA 3.0 (this file: CC BY-NC 4.0); BooksCorpus: none granted',
         about='English Wikipedia (21 M passages) and BooksCorpus (74 M sentences) in windows of 1,022 bytes'),
     'mnli': glue(*MNLI, 'does the first sentence entail the second; 392,702 / 9,815 matched', dev='dev_matched'),
@@ -248,7 +248,7 @@ def download(name, address, data_dir, size=None, digest=None):
             problem = type(error).__name__
         if problem is None:
             return part.rename(folder / name)
-        if problem.startswith('HTTP 4') and problem != 'HTTP 416':  # no use in asking again
+        if problem.startswith('HTTP 4') and problem not in ('HTTP 416', 'HTTP 429'):  # no use in asking again
             break
     fail(f'could not fetch {address} ({problem}). Put the file there by hand, as {(folder / name).resolve()}, or let '
          f'the environment variable SMA_MIRROR name a folder or an http address that has {name}')
@@ -271,7 +271,7 @@ def fetch(address, part, size):
         left = answer.headers.get('Content-Length')
         total = have + int(left) if left else size
         with open(part, 'ab' if have else 'wb') as f, progress(f'fetching {part.stem}', total, have) as bar:
-            for block in answer.iter_content(1 << 18):
+            for block in answer.iter_content(1 << 16):
                 f.write(block)
                 bar.update(len(block))
         if total and part.stat().st_size < total:
@@ -326,14 +326,15 @@ def open_stream(path):
             bar = stack.enter_context(progress(f'reading {Path(path).name}', os.path.getsize(path)))
             f = stack.enter_context(io.BufferedReader(Counted(path, bar)))
             if member:
-                archive = zipfile.ZipFile(f) if path.endswith('.zip') else tarfile.open(fileobj=f)
-                stack.enter_context(archive)
-                names = archive.namelist() if path.endswith('.zip') else archive.getnames()
-                if member not in names:
-                    fail(f'{path} has no member {member}')
-                f = archive.open(member) if path.endswith('.zip') else archive.extractfile(member)
+                if path.endswith('.zip'):
+                    archive = stack.enter_context(zipfile.ZipFile(f))
+                    f = archive.open(member) if member in archive.namelist() else None
+                else:
+                    archive = stack.enter_context(tarfile.open(fileobj=f))
+                    found = next((m for m in archive if m.name == member and m.isfile()), None)
+                    f = found and archive.extractfile(found)
                 if f is None:
-                    fail(f'{path}: {member} is no file')
+                    fail(f'{path} has no file {member} in it')
                 stack.enter_context(f)
             elif Path(path).suffix.lower() in ('.gz', '.bz2', '.xz'):
                 unpack = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}[Path(path).suffix.lower()]
@@ -748,9 +749,9 @@ def sources(config, files, left_out, about):
         dev = {tuple(line.decode().split()) for line in open_bytes(paths[entry['test_ids']])}
         options['split_of'] = lambda row: 'test' if (row[1], row[2]) in dev else 'draw valid'
     result = []
-    for split, part in entry['parts']:
+    for split, part, *more in entry['parts']:
         file, _, member = part.partition('!')
-        source = read(f'{paths[file]}!{member}' if member else paths[file], left_out, about, **options)
+        source = read(f'{paths[file]}!{member}' if member else paths[file], left_out, about, **options, **dict(*more))
         result.append((split, by_scaffold(source, left_out) if entry.get('scaffold') else source))
     return result
 

@@ -31,6 +31,7 @@ from pretrain import (Stop, check_batch, check_knobs, finish, log_line, lr_at, m
 # -----------------------------------------------------------------------------
 # data
 dataset = 'collider'  # a name from data.py, or a file
+task: str | None = None  # which of its data sets a family's config takes, such as config/finetune_glue.py
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # csv: one text column, or number columns 'a,b,c'; None = all but the label. npz: 'X'
 label_column: str | None = None  # csv: the label's column. npz: 'y'
@@ -43,7 +44,7 @@ window: int | None = None  # text: join the lines and cut them into windows of s
 max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
 norm = 'standard'  # how floats are scaled from scratch; a checkpoint brings its own statistics
 target: str | None = None  # binary, multiclass or regression; None = the data set's own
-metric: str | None = None  # accuracy, roc_auc, f1, rmse, spearman; None = the data set's own, else accuracy or rmse
+metric: str | None = None  # one of METRICS in data.py; None = the data set's own, else accuracy or rmse
 n_train: int | None = 1000  # labelled rows, another draw for each seed; None = all
 # what to start from
 init_from = ('scratch', 'out/collider/random', 'out/collider/guided')  # or checkpoints; a folder means its last.pt
@@ -90,7 +91,7 @@ def settle_target(dataset, config):
         fail(f'metric={metric!r}: one of {", ".join(METRICS)}')
     if (target == 'regression') != (metric in ('rmse', 'spearman')):
         fail(f'metric={metric} does not fit target={target}')
-    if metric in ('roc_auc', 'f1') and target != 'binary':
+    if metric in ('roc_auc', 'f1', 'matthews') and target != 'binary':
         fail(f'metric={metric} is for target=binary')
     labelled = {split: dataset.rows(split) for split in SPLITS}
     labelled = {split: rows[~np.isnan(dataset.y[rows])] for split, rows in labelled.items()}
@@ -184,6 +185,9 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
 
 def main():
     config = configure(globals())
+    if config['task'] not in (None, config['dataset']) and config['dataset'] in DATASETS:
+        fail(f'task={config["task"]!r}, but dataset={config["dataset"]!r}: tasks are for configs such as '
+             'config/finetune_glue.py, name the data set with --dataset')
     check_knobs(config, ('n_train', 'eval_interval'))
     run = set_up(config)
     out = Path(config['out_dir'])

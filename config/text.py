@@ -3,7 +3,7 @@ English as bytes: Table 12 of the paper, its Perceiver and both kinds of masks, 
 
     python pretrain.py config/text.py
     torchrun --nproc_per_node=8 pretrain.py config/text.py
-    python pretrain.py config/text.py --dataset=books.txt       a text of yours
+    python pretrain.py config/text.py --dataset=books.txt --window=1022         a text of yours
 
 For GPUs. The word masks of the paper's comparison: --mask=word --mask_ratio=0.15.
 Expected: Table 4 of the paper, after config/finetune_glue.py.

@@ -277,9 +277,13 @@ def test_a_config_module_hides_no_library(toy):
                colorsys='steps = 5')['steps'] == 1
 
 
-def test_the_scripts_names_are_not_visible(refused):
-    err = refused('c.py', c='steps = 2\nlr = lr / 2')
-    assert 'c.py' in err and 'line 2' in err and "NameError: name 'lr' is not defined" in err
+def test_a_config_sees_the_knobs_and_the_command_line(toy, refused):
+    config = toy('a.py', 'b.py', '--dataset=mine', a='steps = 3', b='lr = steps / 2\nnote = dataset')
+    assert config['steps'] == 3 and config['lr'] == 1.5 and config['note'] == 'mine'
+    config = toy('a.py', 'b.py', '--steps=8', a='steps = 3', b='lr = steps / 2')  # what the run will have
+    assert config['steps'] == 8 and config['lr'] == 4.0
+    err = refused('c.py', c='steps = 2\nlr = lerning_rate / 2')
+    assert 'c.py' in err and 'line 2' in err and "NameError: name 'lerning_rate' is not defined" in err
 
 
 def test_an_unknown_name_in_a_file(refused):
