@@ -9,8 +9,8 @@ import zipfile
 
 import data
 
-MOLECULES = ['CCO', 'c1ccccc1O', 'CC(=O)Nc1ccc(O)cc1', 'C1CCCCC1', 'CCN(CC)CC', 'c1ccc2ccccc2c1', 'CC(C)=O', 'OC1CCNCC1',
-             'c1ccncc1C', 'C1CC1N', 'CC#N', 'O=C1CCCN1', 'Cc1ccccc1', 'CCCCCC', 'c1ccsc1', 'not a molecule', 'CO', 'CN']
+MOLECULES = ['CCO', 'c1ccccc1O', 'CC(=O)Nc1ccc(O)cc1', 'C1CCCCC1', 'CCN(CC)CC', 'c1ccc2ccccc2c1', 'CC(C)=O',
+             'OC1CCNCC1', 'c1ccncc1C', 'C1CC1N', 'CC#N', 'O=C1CCCN1', 'Cc1ccccc1', 'CCCCCC', 'c1ccsc1', 'not a molecule', 'CO', 'CN']
 
 
 def bz2_tar(path, members):
@@ -49,9 +49,8 @@ def glue_rows(name, n, rng):
         return ''.join(f'gj04\t{y}\t*\t{a}\n' for a, b, y, i in rows)
     if name == 'sst2':
         return 'sentence\tlabel\n' + ''.join(f'{a} \t{y}\n' for a, b, y, i in rows)
-    first, second, label = {'qqp': ('question1', 'question2', 'is_duplicate'), 'qnli': ('question', 'sentence', 'label'),
-                            'mnli': ('sentence1', 'sentence2', 'gold_label'), 'stsb': ('sentence1', 'sentence2', 'score'),
-                            'rte': ('sentence1', 'sentence2', 'label')}[name]
+    entry = data.DATASETS[name]['options']
+    first, second, label = *entry['input_column'].split(','), entry['label_column']
     return f'index\t{first}\t{second}\t{label}\n' + ''.join(f'{i}\t{a}\t{b}\t{y}\n' for a, b, y, i in rows)
 
 
@@ -89,7 +88,9 @@ def sample(folder, name, n=40):
         elif entry.get('scaffold'):
             columns = entry['options']
             binary = entry['target'] == 'binary'
-            rows = [f'{s},x,{i % 2 if binary else rng.gauss(0, 1)}' for i, s in enumerate(MOLECULES * 3)]
+            # each molecule three times, so that every scaffold has both classes
+            rows = [f'{s},x,{i // len(MOLECULES) % 2 if binary else rng.gauss(0, 1)}'
+                    for i, s in enumerate(MOLECULES * 3)]
             path.write_text(f'{columns["input_column"]},other,{columns["label_column"]}\n' + '\n'.join(rows) + '\n')
         elif file == 'psgs_w100.tsv.gz':
             rows = ''.join(f'{i}\t"{sentence(rng, 100).replace(chr(34), chr(34) * 2)}"\ttitle\n' for i in range(n))
