@@ -10,7 +10,8 @@ import zipfile
 import data
 
 MOLECULES = ['CCO', 'c1ccccc1O', 'CC(=O)Nc1ccc(O)cc1', 'C1CCCCC1', 'CCN(CC)CC', 'c1ccc2ccccc2c1', 'CC(C)=O',
-             'OC1CCNCC1', 'c1ccncc1C', 'C1CC1N', 'CC#N', 'O=C1CCCN1', 'Cc1ccccc1', 'CCCCCC', 'c1ccsc1', 'not a molecule', 'CO', 'CN']
+             'OC1CCNCC1', 'c1ccncc1C', 'C1CC1N', 'CC#N', 'O=C1CCCN1', 'Cc1ccccc1', 'CCCCCC',
+             'c1ccsc1', 'not a molecule', 'CO', 'CN']
 
 
 def bz2_tar(path, members):
