@@ -7,14 +7,15 @@ Raw bytes or floats on disk -> batches.
 
 A data set is prepared once into a folder of flat files, which the stages then map into memory:
 
-    meta.json     kind ('bytes' or 'floats'), counts, column names, what was left out and why
-    x.bin         bytes: all sequences end to end (uint8), or floats: (rows, n, d_raw) float32
+    meta.json     kind ('bytes', 'floats' or 'images'), counts, column names, what was left out and why
+    x.bin         bytes: all sequences end to end (uint8), or floats: (rows, n, d_raw) float32, or images:
+                  (rows, S, S, 3) uint8, S a seventh larger than image_size
     offsets.bin   bytes only: sequence i is x[offsets[i]:offsets[i + 1]], int64
     y.bin         float64 label of each row, NaN where it has none; text labels are numbered in sorted order
     split.bin     int8 of each row: 0 train, 1 valid, 2 test
 
 Files read: .txt .smi (a line each), .fasta .fa, .csv .tsv, all also .gz or .xz; .npz (arrays X and y), and .npy
-(its labels in a second file: --dataset=X.npy,y.npy).
+(its labels in a second file: --dataset=X.npy,y.npy). A folder holds images: see read_images.
 """
 
 import csv
@@ -23,6 +24,7 @@ import hashlib
 import itertools
 import json
 import lzma
+import math
 import os
 import shutil
 import sys
@@ -30,11 +32,14 @@ import tempfile
 import threading
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from tqdm import tqdm
 
 from configurator import configure, fail, nearest
 
@@ -48,6 +53,7 @@ valid_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.02  # without those: the share of rows drawn for validation
 test_share = 0.1  # and for the test
+image_size = 192  # images: side in pixels that the model sees
 
 SPLITS = ('train', 'valid', 'test')
 SPLIT_NAMES = {'train': 0, 'training': 0, 'valid': 1, 'val': 1, 'validation': 1, 'dev': 1, 'test': 2, '': -1}
@@ -238,6 +244,74 @@ def read_arrays(path, input_column, label_column, about):
         yield part, None if y is None else y[at:at + CHUNK].tolist(), None
 
 
+IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm')
+
+
+def image_files(folder, wnids=None):
+    """
+    [(path, label or None, split or None)] of the images in a folder, sorted. Folders train, val (or valid) and test at
+    its top are the splits; val without test, as ImageNet has it, is the test. Inside, an image's label is the name of
+    the topmost folder it is in; wnids, a set of such names, leaves the others out. No link leads out of the folder.
+    """
+    root = Path(folder)
+
+    def inside(path):
+        return not path.is_symlink() or path.resolve().is_relative_to(root.resolve())
+    splits = {d: SPLIT_NAMES.get(d.name.lower(), -1) for d in root.iterdir() if d.is_dir() and inside(d)}
+    splits = {d: SPLITS[k] for d, k in splits.items() if 0 <= k < len(SPLITS)}
+    if 'train' not in splits.values():
+        splits = {root: None}
+    elif 'test' not in splits.values():
+        splits = {d: 'train' if split == 'train' else 'test' for d, split in splits.items()}
+    found = []
+    for base, split in splits.items():
+        for top in base.iterdir():
+            if not inside(top) or top.name.startswith('.') or (wnids is not None and top.name not in wnids):
+                continue
+            label, paths = (top.name, top.rglob('*')) if top.is_dir() else (None, [top])
+            found += [(path, label, split) for path in paths if path.suffix.lower() in IMAGE_ENDINGS and inside(path)]
+    return sorted(found)
+
+
+def read_images(folder, image_size, left_out, about, wnids=None):
+    """
+    The images of a folder (see image_files), decoded and resized once: chunks of uint8 (k, S, S, 3), labels, splits.
+
+    The short side becomes S = image_size / 0.875 (bicubic), then the central square is kept, as torchvision's Resize
+    and CenterCrop do. Training crops are taken from that square later, anew each time (Dataset.inputs).
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        fail('images are read with Pillow, which is not installed: pip install Pillow')
+    files, side, broken, about['image_size'] = image_files(folder, wnids), stored_side(image_size), [], image_size
+
+    def pixels(file):
+        try:
+            with Image.open(file[0]) as image:
+                image.draft('RGB', (3 * side, 3 * side))  # a large JPEG is decoded at 1/2, 1/4, 1/8 while that is ample
+                short = min(image.size)
+                image = image.convert('RGB').resize([side * v // short for v in image.size], Image.BICUBIC)
+            left, top = (round((v - side) / 2) for v in image.size)
+            return np.asarray(image.crop((left, top, left + side, top + side)))
+        except Exception as error:  # decoders raise many kinds on a damaged file
+            broken.append(f'{file[0]} ({error})')
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(  # Pillow works without the interpreter's lock
+            total=len(files), desc=str(folder), unit=' images', disable=not sys.stderr.isatty()) as bar:
+        for chunk in chunks(files, 256):
+            done = [(x, *file[1:]) for x, file in zip(pool.map(pixels, chunk), chunk) if x is not None]
+            bar.update(len(chunk))
+            if done:
+                x, labels, splits = zip(*done)
+                yield np.stack(x), labels, None if splits[0] is None else splits
+    if len(broken) == len(files):
+        fail(f'{folder} holds no images that can be read: ' + min(
+            broken, default='wanted are CLASS/*.jpg, folders train and val of such, or images alone'))
+    if broken:
+        left_out[f'images that cannot be decoded, {min(broken)} for one'] += len(broken)
+
+
 def read(path, input_column, label_column, split_column, left_out, about):
     """The chunks of one file, by the ending of its name."""
     for part in path.split(','):
@@ -283,6 +357,9 @@ def prepare(config):
     for part in (part for f in files for part in f.split(',')):
         stat = os.stat(part) if os.path.isfile(part) else None
         key.append([os.path.abspath(part), stat and stat.st_size, stat and stat.st_mtime_ns])
+        if os.path.isdir(part):
+            stats = ((str(path), path.stat()) for path, _, _ in image_files(part))
+            key.append([config['image_size'], [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]])
     stem = name if name in DATASETS else Path(name).name.split('.')[0]
     key = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]
     folder = Path(config['data_dir']) / f'{stem}-{key}'
@@ -315,9 +392,11 @@ def write(folder, config, files):
     else:
         columns = [config[k] for k in ('input_column', 'label_column', 'split_column')]
         named = enumerate((config['dataset'], config['valid_file'], config['test_file']))
-        sources = [(split, read(f, *columns, left_out, about)) for split, f in named if f]
+        sources = [(split, read_images(f, config['image_size'], left_out, about) if os.path.isdir(f) else
+                    read(f, *columns, left_out, about)) for split, f in named if f]
 
-    shape, lengths, labels, splits = None, [], [], []  # shape: () for bytes, (n, d_raw) for floats
+    shape, lengths, labels, splits = None, [], [], []  # shape: () bytes, (n, d_raw) floats, (S, S, 3) images
+    told = False  # whether the sources say which split a row is in
     with open(folder / 'x.bin', 'wb') as x_file:
         for split, source in sources:
             for x, y, s in source:
@@ -331,6 +410,7 @@ def write(folder, config, files):
                     x_file.write(b''.join(x))
                     lengths.append(np.fromiter(map(len, x), np.int64, len(x)))
                 labels.extend([None] * len(x) if y is None else y)
+                told |= s is not None
                 unknown = set(s or ()) - set(SPLIT_NAMES)
                 if unknown:
                     fail(f'{config["split_column"]!r} holds {sorted(unknown)[0]!r}: a split is train, valid or test')
@@ -339,16 +419,21 @@ def write(folder, config, files):
         fail(f'{config["dataset"]} holds no rows')
     y, classes = number_labels(labels)
     split = np.concatenate(splits)
-    if config['split_column'] is None and len(files) < 2:  # no word on the splits: seeded shares
+    if not told and len(files) < 2:  # no word on the splits: seeded shares
         order = np.random.default_rng(0).permutation(len(split))  # not the run's seed: all stages must agree
         n_test, n_valid = round(config['test_share'] * len(split)), round(config['valid_share'] * len(split))
         split[order[:n_test]], split[order[n_test:n_test + n_valid]] = 2, 1
+    elif 'image_size' in about and not (split == 1).any():  # ImageNet has no validation rows beside its test rows
+        train = np.random.default_rng(0).permutation(np.flatnonzero(split == 0))
+        split[train[:round(config['valid_share'] * len(train))]] = 1
     if not shape:
         np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64).tofile(folder / 'offsets.bin')
     y.tofile(folder / 'y.bin')
     split.tofile(folder / 'split.bin')
-    meta = dict(kind='floats' if shape else 'bytes', rows=len(y), n=shape[0] if shape else None,
-                d_raw=shape[1] if shape else 0, columns=about.get('columns'), classes=classes, left_out=left_out,
+    size = about.get('image_size')
+    meta = dict(kind='images' if size else 'floats' if shape else 'bytes', rows=len(y), image_size=size,
+                n=size ** 2 if size else shape[0] if shape else None, d_raw=shape[-1] if shape else 0,
+                columns=about.get('columns'), classes=classes, left_out=left_out,
                 source=[os.path.abspath(part) for f in files for part in f.split(',')] or config['dataset'])
     (folder / 'meta.json').write_text(json.dumps(meta, indent=1))
 
@@ -369,13 +454,16 @@ class Dataset:
 
     def __init__(self, folder):
         self.folder, self.meta = Path(folder), json.loads((Path(folder) / 'meta.json').read_text())
-        self.is_bytes = self.meta['kind'] == 'bytes'
+        self.is_bytes, self.is_images = self.meta['kind'] == 'bytes', self.meta['kind'] == 'images'
         self.d_raw, self.n, self.columns = self.meta['d_raw'], self.meta['n'], self.meta['columns']
         self.y = np.fromfile(self.folder / 'y.bin', np.float64)
         self.split = np.fromfile(self.folder / 'split.bin', np.int8)
         if self.is_bytes:
             self.x = np.memmap(self.folder / 'x.bin', np.uint8, 'r')
             self.offsets = np.fromfile(self.folder / 'offsets.bin', np.int64)
+        elif self.is_images:
+            side = stored_side(self.meta['image_size'])
+            self.x = np.memmap(self.folder / 'x.bin', np.uint8, 'r', shape=(len(self.y), side, side, 3))
         else:
             self.x = np.memmap(self.folder / 'x.bin', np.float32, 'r', shape=(len(self.y), self.n, self.d_raw))
         self.norm = {'kind': 'none'}  # how floats are scaled: fit_norm's answer, or a checkpoint's
@@ -424,8 +512,10 @@ class Dataset:
     def batch(self, rows, width=None):
         """
         rows (B,) -> x, valid. Bytes: x (B, width) int64 ids CLS bytes SEP PAD.., valid (B, width) bool, False = PAD.
-        Floats: x (B, n, d_raw) float32, scaled by self.norm, valid None.
+        Floats: x (B, n, d_raw) float32, scaled by self.norm, valid None. Images: x (B, S, S, 3) uint8, valid None.
         """
+        if self.is_images:
+            return torch.from_numpy(self.x[rows]), None
         if not self.is_bytes:
             return torch.from_numpy(normalise(self.x[rows], self.norm)), None
         lengths, width = self.lengths(rows), width or self.width(rows)
@@ -437,6 +527,28 @@ class Dataset:
             ids[i, 1:n - 1] += FIRST_BYTE
             ids[i, n - 1] = SEP
         return torch.from_numpy(ids), torch.from_numpy(np.arange(width) < lengths[:, None])
+
+    def inputs(self, x, scale=None, augment=False):
+        """
+        What the model reads, made on the device from the x of `batch`. Bytes and floats are that already. Images
+        (B, S, S, 3) uint8 -> (B, image_size**2, 3) float32, scaled by self.norm: the central square, or, with a scale,
+        random crops of that share of the area, half of them mirrored, and with `augment` 3-Augment after that.
+        All randomness comes from torch's global generators.
+        """
+        if not self.is_images:
+            return x
+        x, size = x.permute(0, 3, 1, 2) / 255, self.meta['image_size']  # (B, 3, S, S)
+        if scale is None:
+            at = round((x.shape[2] - size) / 2)
+            x = x[:, :, at:at + size, at:at + size]
+        else:
+            boxes = random_boxes(len(x), x.shape[2], scale, x.device)
+            x = crop(x, *boxes, torch.rand(len(x), device=x.device) < 0.5, size)
+        x = three_augment(x) if augment else x
+        x = x.flatten(2).transpose(1, 2)  # (B, n, 3), one input a pixel, row by row
+        if self.norm['kind'] == 'none':
+            return x
+        return (x - self.norm['mean'].to(x.device)) / self.norm['std'].to(x.device)
 
 
 def open_dataset(config):
@@ -473,7 +585,9 @@ def scoring(dataset, rows, batch_size, run):
     order = np.argsort(-dataset.lengths(rows), kind='stable')
     starts = list(range(0, len(rows), batch_size))[run.rank::run.world]
     parts = ((i // batch_size, order[i:i + batch_size]) for i in starts)
-    return prefetch(((i, torch.from_numpy(at), *dataset.batch(rows[at])) for i, at in parts), run.device)
+    batches = ((i, torch.from_numpy(at), *dataset.batch(rows[at])) for i, at in parts)
+    for i, at, x, valid in prefetch(batches, run.device):
+        yield i, at, dataset.inputs(x), valid
 
 
 def micro_batches(dataset, rows, config, seed, step, run, labels=None):
@@ -544,6 +658,13 @@ def fit_norm(dataset, rows, kind):
         fail(f'norm={kind!r}: standard, quantile or none')
     if dataset.is_bytes or kind == 'none':
         return {'kind': 'none'}
+    if dataset.is_images:  # of each channel, over the pixels of 1,000 images
+        if kind != 'standard':
+            fail(f'norm={kind!r}: images take standard or none')
+        some = (dataset.x[row] / 255 for row in np.random.default_rng(0).permutation(rows)[:1000])
+        mean, square = torch.tensor(np.mean([(x.mean((0, 1)), (x ** 2).mean((0, 1))) for x in some], 0))
+        std = (square - mean ** 2).clamp(min=0).sqrt()
+        return {'kind': kind, 'mean': mean.float(), 'std': torch.where(std > 1e-6, std, 1.0).float()}
     if kind == 'standard':
         n, total, square = 0, 0.0, 0.0
         shift = dataset.x[rows[:CHUNK]].astype(np.float64).mean(0)  # about the mean: no cancellation in the squares
@@ -575,6 +696,114 @@ def normalise(x, norm):
         rank[:, i, j] = (np.interp(v, q_ij, levels) - np.interp(-v, -q_ij[::-1], -levels[::-1])) / 2
         rank[v - 1e-7 < q_ij[0], i, j], rank[v + 1e-7 > q_ij[-1], i, j] = 0, 1
     return torch.special.ndtri(torch.from_numpy(rank)).clamp(-5.199337582605575, 5.19933758270342).float().numpy()
+
+
+# -----------------------------------------------------------------------------
+# images on the device: x (B, 3, H, W) float32 in [0, 1]; each function treats the whole batch at once
+
+def stored_side(image_size):
+    """S: evaluation resizes to image_size / 0.875 and keeps the centre (reference notes)."""
+    return round(image_size / 0.875)
+
+
+def random_boxes(n, side, scale, device):
+    """
+    RandomResizedCrop's rule (Szegedy et al. 2015, as torchvision has it): a share of the area drawn from `scale`, a
+    ratio of width to height of 3/4 to 4/3, uniform in its logarithm, whole pixels; the first of ten tries that fits
+    the square, else all of it. -> top, left, height, width, each (n,) float
+    """
+    area = side ** 2 * torch.empty(10, n, device=device).uniform_(*scale)
+    ratio = torch.empty(10, n, device=device).uniform_(math.log(3 / 4), math.log(4 / 3)).exp()
+    whole = torch.full((1, n), float(side), device=device)
+    width, height = (torch.cat([v.sqrt().round().clamp(min=1), whole]) for v in (area * ratio, area / ratio))
+    first = ((width <= side) & (height <= side)).int().argmax(0, keepdim=True)  # argmax: the first of equals
+    width, height = width.gather(0, first)[0], height.gather(0, first)[0]
+    top, left = (torch.floor(torch.rand(n, device=device) * (side - v + 1)) for v in (height, width))
+    return top, left, height, width
+
+
+def resize_weights(start, length, n_in, n_out):
+    """
+    The matrix that resizes a line of n_in pixels, from `start` on over `length`, to n_out: (B,), (B,) -> (B, n_out,
+    n_in). Bicubic (a = -0.5) and, where it shrinks, wider by as much (antialiased), as Pillow does.
+    """
+    scale = (length / n_out)[:, None]
+    centre = start[:, None] + (torch.arange(n_out, device=start.device) + 0.5) * scale  # (B, n_out)
+    pixel = torch.arange(n_in, device=start.device) + 0.5
+    t = (pixel - centre[..., None]).abs() / scale.clamp(min=1)[..., None]  # (B, n_out, n_in)
+    w = torch.where(t < 1, (1.5 * t - 2.5) * t ** 2 + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2) * (t < 2)
+    start, end = start[:, None, None], (start + length)[:, None, None]
+    w = w * ((pixel > start) & (pixel < end))  # what lies outside the box is not seen
+    return w / w.sum(-1, keepdim=True)
+
+
+def crop(x, top, left, height, width, mirror, size):
+    """Boxes (B,) each, resized to size x size; those where mirror (B,) bool is up are flipped left to right."""
+    rows = resize_weights(top, height, x.shape[2], size)
+    columns = resize_weights(left, width, x.shape[3], size)
+    columns = torch.where(mirror[:, None, None], columns.flip(1), columns)
+    return (rows[:, None] @ x @ columns[:, None].transpose(2, 3)).clamp(0, 1)  # bicubic overshoots at edges
+
+
+def grey(x):
+    """Luma (ITU-R 601), in one channel: (B, 1, H, W)."""
+    return (x * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
+
+def solarise(x):
+    """The bright half inverted: values from 128 of 255 on."""
+    return torch.where(x < 127.5 / 255, x, 1 - x)
+
+
+def blur(x, sigma):
+    """Gaussian blur, sigma (B,) in pixels; weights beyond the border are left out."""
+    def weights(n):
+        at = torch.arange(n, device=x.device)
+        w = torch.exp(-(at - at[:, None]) ** 2 / (2 * sigma[:, None, None] ** 2))  # (B, n, n)
+        return (w / w.sum(-1, keepdim=True))[:, None]
+    return weights(x.shape[2]) @ x @ weights(x.shape[3]).transpose(2, 3)
+
+
+def jitter(x, kind, factor):
+    """Brightness (kind 0), contrast (1) or saturation (2) times factor (B,), as Pillow's ImageEnhance does."""
+    base = (torch.zeros_like(x), grey(x).mean((2, 3), keepdim=True), grey(x))[kind]
+    return (base + factor[:, None, None, None] * (x - base)).clamp(0, 1)
+
+
+def three_augment(x):
+    """
+    3-Augment (Touvron, Cord, Jegou 2022, arXiv:2204.07118): each image is made grey, solarised or blurred, then its
+    brightness, contrast and saturation are changed by up to 0.3, in an order drawn once for the batch.
+    """
+    def uniform(low, high):
+        return torch.empty(len(x), device=x.device).uniform_(low, high)
+    which = torch.randint(3, (len(x), 1, 1, 1), device=x.device)
+    x = torch.where(which == 0, grey(x), torch.where(which == 1, solarise(x), blur(x, uniform(0.1, 2.0))))
+    for kind in torch.randperm(3).tolist():
+        x = jitter(x, kind, uniform(0.7, 1.3))
+    return x
+
+
+def mix(x, y, n_classes):
+    """
+    Each image with its partner, that of the reversed batch: mixup (arXiv:1710.09412, Beta(0.8, 0.8)) or, with chance
+    1/2, CutMix (arXiv:1905.04899, Beta(1, 1)), one share and one box for the batch, as timm does by default.
+    x (B, n, 3), y (B,) classes -> x, targets (B, n_classes), smoothed by 0.1 and mixed by the share of pixels.
+    """
+    targets = F.one_hot(y, n_classes) * 0.9 + 0.1 / n_classes
+    if torch.rand(()) < 0.5:
+        share = torch.distributions.Beta(0.8, 0.8).sample().item()
+        x = share * x + (1 - share) * x.flip(0)
+    else:
+        side = math.isqrt(x.shape[1])
+        half = int(side * math.sqrt(torch.rand(()).item())) // 2  # 1 - share is uniform too
+        centre = torch.randint(side, (2,)).tolist()
+        (top, bottom), (left, right) = ((max(c - half, 0), min(c + half, side)) for c in centre)
+        swap = torch.zeros(side, side, 1, dtype=torch.bool, device=x.device)
+        swap[top:bottom, left:right] = True
+        x = torch.where(swap.flatten(0, 1), x.flip(0), x)
+        share = 1 - (bottom - top) * (right - left) / side ** 2  # the border may have cut the box
+    return x, share * targets + (1 - share) * targets.flip(0)
 
 
 # -----------------------------------------------------------------------------
@@ -782,6 +1011,9 @@ def describe(dataset):
                                                     np.percentile(lengths, (0, 50, 95, 100)))))
         sample = bytes(dataset.x[dataset.offsets[train[0]]:dataset.offsets[train[0] + 1]])
         print('sample:', sample[:100].decode('utf-8', errors='replace'))
+    elif dataset.is_images:
+        print(f'{meta["image_size"]} x {meta["image_size"]} pixels of {dataset.d_raw} channels, cut from '
+              f'{" x ".join(map(str, dataset.x.shape[1:3]))}')
     else:
         print(f'{dataset.n} inputs of {dataset.d_raw} float(s); the first row: ' + ', '.join(
             f'{c} {v:.3g}' for c, v in list(zip(dataset.columns, dataset.x[train[0], :, 0]))[:8]) + ', ...')
