@@ -358,6 +358,11 @@ def prepare(config):
         stat = os.stat(part) if os.path.isfile(part) else None
         key.append([os.path.abspath(part), stat and stat.st_size, stat and stat.st_mtime_ns])
         if os.path.isdir(part):
+            for k in ('input_column', 'label_column', 'split_column'):
+                if config[k] is not None:
+                    fail(f'{k}={config[k]!r}: a folder of images has no columns, leave it unset')
+            if config['image_size'] < 1:
+                fail(f'image_size={config["image_size"]} must be at least 1')
             stats = ((str(path), path.stat()) for path, _, _ in image_files(part))
             key.append([config['image_size'], [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]])
     stem = name if name in DATASETS else Path(name).name.split('.')[0]
