@@ -256,7 +256,7 @@ def image_files(folder, wnids=None):
     root = Path(folder)
 
     def inside(path):
-        return not path.is_symlink() or path.resolve().is_relative_to(root.resolve())
+        return not path.is_symlink() or path.exists() and path.resolve().is_relative_to(root.resolve())
     splits = {d: SPLIT_NAMES.get(d.name.lower(), -1) for d in root.iterdir() if d.is_dir() and inside(d)}
     splits = {d: SPLITS[k] for d, k in splits.items() if 0 <= k < len(SPLITS)}
     if 'train' not in splits.values():
