@@ -429,14 +429,6 @@ def test_a_resumed_run_sees_the_same_crops(run, photos, tmp_path):
     assert not same(a, weights(tmp_path / 'other/guided/last.pt'))
 
 
-def test_two_processes_are_one(run, photos, two_processes, tmp_path):
-    options = [*TINY, *photos, '--mask=random', '--mask_ratio=0.75', '--max_steps=3']
-    run('pretrain.py', *options, '--accumulation=2', '--out_dir=one')
-    two_processes('pretrain.py', *options, '--out_dir=two')
-    a, b = (weights(tmp_path / f'{n}/random/last.pt') for n in ('one', 'two'))
-    assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
-
-
 # ---- real images
 
 def test_imagenette(shared, tmp_path, monkeypatch):
