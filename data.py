@@ -7,15 +7,17 @@ Raw bytes or floats on disk -> batches.
 
 A data set is prepared once into a folder of flat files, which the stages then map into memory:
 
-    meta.json     kind ('bytes' or 'floats'), counts, column names, what was left out and why
-    x.bin         bytes: all sequences end to end (uint8), or floats: (rows, n, d_raw) float32
+    meta.json     kind ('bytes', 'floats' or 'images'), counts, column names, what was left out and why
+    x.bin         bytes: all sequences end to end (uint8), or floats: (rows, n, d_raw) float32, or images:
+                  (rows, S, S, 3) uint8, S a seventh larger than image_size
     offsets.bin   bytes only: sequence i is x[offsets[i]:offsets[i + 1]], int64
     firsts.bin    pairs only: the length of the first of the two, int64
     y.bin         float64 label of each row, NaN where it has none; text labels are numbered in sorted order
     split.bin     int8 of each row: 0 train, 1 valid, 2 test; 3 and 4: drawn by the shares when it is opened
 
 Files read: .txt .smi (a line each), .fasta .fa, .csv .tsv .arff, all also .gz, .bz2 or .xz; .npz (arrays X and y), .npy
-(its labels in a second file: --dataset=X.npy,y.npy); .parquet (needs pyarrow). Downloads go to DATA_DIR/downloads.
+(its labels in a second file: --dataset=X.npy,y.npy); .parquet (needs pyarrow); a folder of images (needs Pillow).
+Downloads go to DATA_DIR/downloads.
 """
 
 import bz2
@@ -39,6 +41,7 @@ import time
 import zipfile
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Queue
@@ -46,6 +49,7 @@ from queue import Queue
 import numpy as np
 import requests
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from configurator import configure, fail, nearest
@@ -61,6 +65,7 @@ test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.02  # without those: the share of rows drawn for validation
 test_share = 0.1  # and for the test
 window: int | None = None  # text: join the lines and cut them into windows of so many bytes; None = a line a sequence
+image_size = 192  # images: side in pixels that the model sees
 
 SPLITS = ('train', 'valid', 'test')
 SPLIT_NAMES = {'train': 0, 'training': 0, 'valid': 1, 'val': 1, 'validation': 1, 'dev': 1, 'test': 2, '': -1,
@@ -73,7 +78,8 @@ TIMEOUT, WAITS = (10, 30), (1, 4, 15, 60)  # downloads: seconds to connect and b
 
 # -----------------------------------------------------------------------------
 # The data sets known by name. `files`: name -> (address, bytes, hash), the last two where a public source states them;
-# `parts`: (split, file or archive!member, options of its own); `options` go to the reader; `target` and `metric` are what finetune.py does.
+# `parts`: (split, file or archive!member, options of its own), or a `folder` of images and the list of classes to
+# `keep`; `options` go to the reader; `target` and `metric` are what finetune.py does.
 # Each address stands in the public code named beside it.
 
 def moleculenet(file, md5, smiles, label, target, metric, about):
@@ -174,7 +180,8 @@ DATASETS = {
                'bookcorpus.tar.bz2': (  # huggingface/datasets: datasets/bookcorpus
                    'https://storage.googleapis.com/huggingface-nlp/datasets/bookcorpus/bookcorpus.tar.bz2',
                    1_179_510_242, 'sha256:03a29333b2b35e98a375b6ad7d2f1651835655cd348fb89c864136bce69a964c')},
-        parts=[('draw', 'psgs_w100.tsv.gz', dict(input_column='text')), ('draw', 'bookcorpus.tar.bz2!books_large_p1.txt'),
+        parts=[('draw', 'psgs_w100.tsv.gz', dict(input_column='text')),
+               ('draw', 'bookcorpus.tar.bz2!books_large_p1.txt'),
                ('draw', 'bookcorpus.tar.bz2!books_large_p2.txt')],
         options=dict(window=1022),
         licence='Wikipedia: CC BY-SA 3.0 (this file: CC BY-NC 4.0); BooksCorpus: none granted',
@@ -212,7 +219,7 @@ DATASETS = {
     'imagenet100': dict(  # HobbitLong/CMC: imagenet100.txt
         files={'imagenet100.txt': ('https://raw.githubusercontent.com/HobbitLong/CMC/master/imagenet100.txt', 1_000,
                                    None)},
-        parts=[('', 'imagenet')], target='multiclass', metric='accuracy',
+        folder='imagenet', keep='imagenet100.txt', target='multiclass', metric='accuracy',
         licence='ImageNet: for non-commercial research, on request',
         about='100 classes of ImageNet: put or link its folder, with train/ and val/, at DATA_DIR/downloads/imagenet'),
 }
@@ -647,6 +654,77 @@ def read_arrays(path, about, input_column=None, label_column=None):
         yield part, None if y is None else y[at:at + CHUNK].tolist(), None
 
 
+IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm')
+
+
+def image_files(folder, wnids=None):
+    """
+    [(path, label or None, split or None)] of the images in a folder, sorted. Folders train, val (or valid) and test at
+    its top are the splits; val without test, as ImageNet has it, is the test. Inside, an image's label is the name of
+    the topmost folder it is in; wnids, a set of such names, leaves the others out. No link leads out of the folder.
+    """
+    root = Path(folder)
+
+    def inside(path):
+        return not path.is_symlink() or path.exists() and path.resolve().is_relative_to(root.resolve())
+    splits = {d: SPLIT_NAMES.get(d.name.lower(), -1) for d in root.iterdir() if d.is_dir() and inside(d)}
+    splits = {d: SPLITS[k] for d, k in splits.items() if 0 <= k < len(SPLITS)}
+    if 'train' not in splits.values():
+        splits = {root: None}
+    else:
+        if 'test' not in splits.values():
+            splits = {d: 'train' if split == 'train' else 'test' for d, split in splits.items()}
+        if 'valid' not in splits.values():
+            splits = {d: 'draw valid' if split == 'train' else split for d, split in splits.items()}
+    found = []
+    for base, split in splits.items():
+        for top in base.iterdir():
+            if not inside(top) or top.name.startswith('.') or (wnids is not None and top.name not in wnids):
+                continue
+            label, paths = (top.name, top.rglob('*')) if top.is_dir() else (None, [top])
+            found += [(path, label, split) for path in paths if path.suffix.lower() in IMAGE_ENDINGS and inside(path)]
+    return sorted(found)
+
+
+def read_images(folder, image_size, left_out, about, wnids=None):
+    """
+    The images of a folder (see image_files), decoded and resized once: chunks of uint8 (k, S, S, 3), labels, splits.
+
+    The short side becomes S = image_size / 0.875 (bicubic), then the central square is kept, as torchvision's Resize
+    and CenterCrop do. Training crops are taken from that square later, anew each time (Dataset.inputs).
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        fail('images are read with Pillow, which is not installed: pip install Pillow')
+    files, side, broken, about['image_size'] = image_files(folder, wnids), stored_side(image_size), [], image_size
+
+    def pixels(file):
+        try:
+            with Image.open(file[0]) as image:
+                image.draft('RGB', (3 * side, 3 * side))  # a large JPEG is decoded at 1/2, 1/4, 1/8 while that is ample
+                short = min(image.size)
+                image = image.convert('RGB').resize([side * v // short for v in image.size], Image.BICUBIC)
+            left, top = (round((v - side) / 2) for v in image.size)
+            return np.asarray(image.crop((left, top, left + side, top + side)))
+        except Exception as error:  # decoders raise many kinds on a damaged file
+            broken.append(f'{file[0]} ({error})')
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(  # Pillow works without the interpreter's lock
+            total=len(files), desc=str(folder), unit=' images', disable=not sys.stderr.isatty()) as bar:
+        for chunk in chunks(files, 256):
+            done = [(x, *file[1:]) for x, file in zip(pool.map(pixels, chunk), chunk) if x is not None]
+            bar.update(len(chunk))
+            if done:
+                x, labels, splits = zip(*done)
+                yield np.stack(x), labels, None if splits[0] is None else splits
+    if len(broken) == len(files):
+        fail(f'{folder} holds no images that can be read: ' + min(
+            broken, default='wanted are CLASS/*.jpg, folders train and val of such, or images alone'))
+    if broken:
+        left_out[f'images that cannot be decoded, {min(broken)} for one'] += len(broken)
+
+
 def read(path, left_out, about, kind=None, window=None, **options):
     """The chunks of one file, by the ending of its name. `options` go to its reader; None counts as not given."""
     columns = {k: v for k, v in options.items() if v is not None}
@@ -687,8 +765,11 @@ def prepare(config):
         if not os.path.exists(part):
             fail(f'no file {part!r}, and no data set of that name; nearest: {nearest(part, DATASETS)!r}; '
                  '`python data.py` lists all')
-    stats = [(os.path.abspath(part), os.stat(part)) for f in files for part in f.split(',')]
-    key = [FORMAT, name if name in DATASETS else '', {k: config[k] for k in own if not k.endswith('file')},
+    read_from = [path for f in files for part in f.split(',')
+                 for path in ([str(path) for path, _, _ in image_files(part)] if os.path.isdir(part) else [part])]
+    stats = [(os.path.abspath(path), os.stat(path)) for path in read_from]
+    pixels = config['image_size'] if any(map(os.path.isdir, files)) or 'folder' in DATASETS.get(name, {}) else None
+    key = [FORMAT, name if name in DATASETS else '', {k: config[k] for k in own if not k.endswith('file')}, pixels,
            [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]]
     stem = name if name in DATASETS else Path(name).name.split('.')[0]
     key = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]
@@ -738,7 +819,11 @@ def sources(config, files, left_out, about):
         told = len(files) > 1
         named = zip(('train' if told else 'draw', 'valid', 'test'),
                     (config['dataset'], config['valid_file'], config['test_file']))
-        return [(split, read(f, left_out, about, **columns)) for split, f in named if f]
+        given = [k for k, v in columns.items() if v is not None]
+        if given and any(map(os.path.isdir, files)):
+            fail(f'{config["dataset"]} is a folder of images, without columns or lines: leave {", ".join(given)} unset')
+        return [(split, read_images(f, config['image_size'], left_out, about) if os.path.isdir(f) else
+                 read(f, left_out, about, **columns)) for split, f in named if f]
     if 'make' in entry:
         x, y = entry['make']()
         return [('draw', [(x[:, :, None], y.tolist(), None)])]
@@ -748,6 +833,15 @@ def sources(config, files, left_out, about):
     if 'test_ids' in entry:  # MRPC: the pairs of ids that make its dev rows
         dev = {tuple(line.decode().split()) for line in open_bytes(paths[entry['test_ids']])}
         options['split_of'] = lambda row: 'test' if (row[1], row[2]) in dev else 'draw valid'
+    if 'folder' in entry:
+        downloads = Path(config['data_dir']) / 'downloads'
+        places = [Path(p) / entry['folder'] for p in (downloads, os.environ.get('SMA_MIRROR') or downloads)]
+        found = next((place for place in places if place.is_dir()), None)
+        if found is None:
+            fail(f'{config["dataset"]} is not for download: put its folder, with train/ and val/ in it, at '
+                 f'{places[0].resolve()}, or a link to it')
+        kept = set(Path(paths[entry['keep']]).read_text().split())
+        return [('draw', read_images(found, config['image_size'], left_out, about, kept))]
     result = []
     for split, part, *more in entry['parts']:
         file, _, member = part.partition('!')
@@ -804,9 +898,10 @@ def write(folder, config, files):
         np.concatenate(firsts).tofile(folder / 'firsts.bin')
     y.tofile(folder / 'y.bin')
     split.tofile(folder / 'split.bin')
-    meta = dict(kind='bytes' if is_bytes else 'floats', rows=len(y), n=None if is_bytes else shape[0],
-                d_raw=0 if is_bytes else shape[1], columns=about.get('columns'), classes=classes,
-                left_out={why: n for why, n in left_out.items() if n},
+    size = about.get('image_size')
+    meta = dict(kind='bytes' if is_bytes else 'images' if size else 'floats', rows=len(y), image_size=size,
+                n=None if is_bytes else size ** 2 if size else shape[0], d_raw=0 if is_bytes else shape[-1],
+                columns=about.get('columns'), classes=classes, left_out={why: n for why, n in left_out.items() if n},
                 source=[os.path.abspath(part) for f in files for part in f.split(',')] or config['dataset'])
     (folder / 'meta.json').write_text(json.dumps(meta, indent=1))
 
@@ -840,7 +935,7 @@ class Dataset:
 
     def __init__(self, folder, valid_share=0.0, test_share=0.0):
         self.folder, self.meta = Path(folder), json.loads((Path(folder) / 'meta.json').read_text())
-        self.is_bytes = self.meta['kind'] == 'bytes'
+        self.is_bytes, self.is_images = self.meta['kind'] == 'bytes', self.meta['kind'] == 'images'
         self.d_raw, self.n, self.columns = self.meta['d_raw'], self.meta['n'], self.meta['columns']
         self.y = np.fromfile(self.folder / 'y.bin', np.float64)
         self.split = np.fromfile(self.folder / 'split.bin', np.int8)
@@ -857,6 +952,9 @@ class Dataset:
             self.offsets = np.fromfile(self.folder / 'offsets.bin', np.int64)
             firsts = self.folder / 'firsts.bin'
             self.firsts = np.fromfile(firsts, np.int64) if firsts.exists() else None
+        elif self.is_images:
+            side = stored_side(self.meta['image_size'])
+            self.x = np.memmap(self.folder / 'x.bin', np.uint8, 'r', shape=(len(self.y), side, side, 3))
         else:
             self.x = np.memmap(self.folder / 'x.bin', np.float32, 'r', shape=(len(self.y), self.n, self.d_raw))
         self.norm = {'kind': 'none'}  # how floats are scaled: fit_norm's answer, or a checkpoint's
@@ -905,8 +1003,10 @@ class Dataset:
     def batch(self, rows, width=None):
         """
         rows (B,) -> x, valid. Bytes: x (B, width) int64 ids CLS bytes SEP PAD.., valid (B, width) bool, False = PAD.
-        Floats: x (B, n, d_raw) float32, scaled by self.norm, valid None.
+        Floats: x (B, n, d_raw) float32, scaled by self.norm, valid None. Images: x (B, S, S, 3) uint8, valid None.
         """
+        if self.is_images:
+            return torch.from_numpy(self.x[rows]), None
         if not self.is_bytes:
             return torch.from_numpy(normalise(self.x[rows], self.norm)), None
         lengths, width = self.lengths(rows), width or self.width(rows)
@@ -928,6 +1028,28 @@ class Dataset:
                 ids[i, a + 1] = SEP
             ids[i, n - 1] = SEP
         return torch.from_numpy(ids), torch.from_numpy(np.arange(width) < lengths[:, None])
+
+    def inputs(self, x, scale=None, augment=False):
+        """
+        What the model reads, made on the device from the x of `batch`. Bytes and floats are that already. Images
+        (B, S, S, 3) uint8 -> (B, image_size**2, 3) float32, scaled by self.norm: the central square, or, with a scale,
+        random crops of that share of the area, half of them mirrored, and with `augment` 3-Augment after that.
+        All randomness comes from torch's global generators.
+        """
+        if not self.is_images:
+            return x
+        x, size = x.permute(0, 3, 1, 2) / 255, self.meta['image_size']  # (B, 3, S, S)
+        if scale is None:
+            at = round((x.shape[2] - size) / 2)
+            x = x[:, :, at:at + size, at:at + size]
+        else:
+            boxes = random_boxes(len(x), x.shape[2], scale, x.device)
+            x = crop(x, *boxes, torch.rand(len(x), device=x.device) < 0.5, size)
+        x = three_augment(x) if augment else x
+        x = x.flatten(2).transpose(1, 2)  # (B, n, 3), one input a pixel, row by row
+        if self.norm['kind'] == 'none':
+            return x
+        return (x - self.norm['mean'].to(x.device)) / self.norm['std'].to(x.device)
 
 
 def open_dataset(config):
@@ -964,7 +1086,9 @@ def scoring(dataset, rows, batch_size, run):
     order = np.argsort(-dataset.lengths(rows), kind='stable')
     starts = list(range(0, len(rows), batch_size))[run.rank::run.world]
     parts = ((i // batch_size, order[i:i + batch_size]) for i in starts)
-    return prefetch(((i, torch.from_numpy(at), *dataset.batch(rows[at])) for i, at in parts), run.device)
+    batches = ((i, torch.from_numpy(at), *dataset.batch(rows[at])) for i, at in parts)
+    for i, at, x, valid in prefetch(batches, run.device):
+        yield i, at, dataset.inputs(x), valid
 
 
 def micro_batches(dataset, rows, config, seed, step, run, labels=None):
@@ -1035,6 +1159,13 @@ def fit_norm(dataset, rows, kind):
         fail(f'norm={kind!r}: standard, quantile or none')
     if dataset.is_bytes or kind == 'none':
         return {'kind': 'none'}
+    if dataset.is_images:  # of each channel, over the pixels of 1,000 images
+        if kind != 'standard':
+            fail(f'norm={kind!r}: images take standard or none')
+        some = (dataset.x[row] / 255 for row in np.random.default_rng(0).permutation(rows)[:1000])
+        mean, square = torch.tensor(np.mean([(x.mean((0, 1)), (x ** 2).mean((0, 1))) for x in some], 0))
+        std = (square - mean ** 2).clamp(min=0).sqrt()
+        return {'kind': kind, 'mean': mean.float(), 'std': torch.where(std > 1e-6, std, 1.0).float()}
     if kind == 'standard':
         n, total, square = 0, 0.0, 0.0
         shift = dataset.x[rows[:CHUNK]].astype(np.float64).mean(0)  # about the mean: no cancellation in the squares
@@ -1066,6 +1197,114 @@ def normalise(x, norm):
         rank[:, i, j] = (np.interp(v, q_ij, levels) - np.interp(-v, -q_ij[::-1], -levels[::-1])) / 2
         rank[v - 1e-7 < q_ij[0], i, j], rank[v + 1e-7 > q_ij[-1], i, j] = 0, 1
     return torch.special.ndtri(torch.from_numpy(rank)).clamp(-5.199337582605575, 5.19933758270342).float().numpy()
+
+
+# -----------------------------------------------------------------------------
+# images on the device: x (B, 3, H, W) float32 in [0, 1]; each function treats the whole batch at once
+
+def stored_side(image_size):
+    """S: evaluation resizes to image_size / 0.875 and keeps the centre (reference notes)."""
+    return round(image_size / 0.875)
+
+
+def random_boxes(n, side, scale, device):
+    """
+    RandomResizedCrop's rule (Szegedy et al. 2015, as torchvision has it): a share of the area drawn from `scale`, a
+    ratio of width to height of 3/4 to 4/3, uniform in its logarithm, whole pixels; the first of ten tries that fits
+    the square, else all of it. -> top, left, height, width, each (n,) float
+    """
+    area = side ** 2 * torch.empty(10, n, device=device).uniform_(*scale)
+    ratio = torch.empty(10, n, device=device).uniform_(math.log(3 / 4), math.log(4 / 3)).exp()
+    whole = torch.full((1, n), float(side), device=device)
+    width, height = (torch.cat([v.sqrt().round().clamp(min=1), whole]) for v in (area * ratio, area / ratio))
+    first = ((width <= side) & (height <= side)).int().argmax(0, keepdim=True)  # argmax: the first of equals
+    width, height = width.gather(0, first)[0], height.gather(0, first)[0]
+    top, left = (torch.floor(torch.rand(n, device=device) * (side - v + 1)) for v in (height, width))
+    return top, left, height, width
+
+
+def resize_weights(start, length, n_in, n_out):
+    """
+    The matrix that resizes a line of n_in pixels, from `start` on over `length`, to n_out: (B,), (B,) -> (B, n_out,
+    n_in). Bicubic (a = -0.5) and, where it shrinks, wider by as much (antialiased), as Pillow does.
+    """
+    scale = (length / n_out)[:, None]
+    centre = start[:, None] + (torch.arange(n_out, device=start.device) + 0.5) * scale  # (B, n_out)
+    pixel = torch.arange(n_in, device=start.device) + 0.5
+    t = (pixel - centre[..., None]).abs() / scale.clamp(min=1)[..., None]  # (B, n_out, n_in)
+    w = torch.where(t < 1, (1.5 * t - 2.5) * t ** 2 + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2) * (t < 2)
+    start, end = start[:, None, None], (start + length)[:, None, None]
+    w = w * ((pixel > start) & (pixel < end))  # what lies outside the box is not seen
+    return w / w.sum(-1, keepdim=True)
+
+
+def crop(x, top, left, height, width, mirror, size):
+    """Boxes (B,) each, resized to size x size; those where mirror (B,) bool is up are flipped left to right."""
+    rows = resize_weights(top, height, x.shape[2], size)
+    columns = resize_weights(left, width, x.shape[3], size)
+    columns = torch.where(mirror[:, None, None], columns.flip(1), columns)
+    return (rows[:, None] @ x @ columns[:, None].transpose(2, 3)).clamp(0, 1)  # bicubic overshoots at edges
+
+
+def grey(x):
+    """Luma (ITU-R 601), in one channel: (B, 1, H, W)."""
+    return (x * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
+
+def solarise(x):
+    """The bright half inverted: values from 128 of 255 on."""
+    return torch.where(x < 127.5 / 255, x, 1 - x)
+
+
+def blur(x, sigma):
+    """Gaussian blur, sigma (B,) in pixels; weights beyond the border are left out."""
+    def weights(n):
+        at = torch.arange(n, device=x.device)
+        w = torch.exp(-(at - at[:, None]) ** 2 / (2 * sigma[:, None, None] ** 2))  # (B, n, n)
+        return (w / w.sum(-1, keepdim=True))[:, None]
+    return weights(x.shape[2]) @ x @ weights(x.shape[3]).transpose(2, 3)
+
+
+def jitter(x, kind, factor):
+    """Brightness (kind 0), contrast (1) or saturation (2) times factor (B,), as Pillow's ImageEnhance does."""
+    base = (torch.zeros_like(x), grey(x).mean((2, 3), keepdim=True), grey(x))[kind]
+    return (base + factor[:, None, None, None] * (x - base)).clamp(0, 1)
+
+
+def three_augment(x):
+    """
+    3-Augment (Touvron, Cord, Jegou 2022, arXiv:2204.07118): each image is made grey, solarised or blurred, then its
+    brightness, contrast and saturation are changed by up to 0.3, in an order drawn once for the batch.
+    """
+    def uniform(low, high):
+        return torch.empty(len(x), device=x.device).uniform_(low, high)
+    which = torch.randint(3, (len(x), 1, 1, 1), device=x.device)
+    x = torch.where(which == 0, grey(x), torch.where(which == 1, solarise(x), blur(x, uniform(0.1, 2.0))))
+    for kind in torch.randperm(3).tolist():
+        x = jitter(x, kind, uniform(0.7, 1.3))
+    return x
+
+
+def mix(x, y, n_classes):
+    """
+    Each image with its partner, that of the reversed batch: mixup (arXiv:1710.09412, Beta(0.8, 0.8)) or, with chance
+    1/2, CutMix (arXiv:1905.04899, Beta(1, 1)), one share and one box for the batch, as timm does by default.
+    x (B, n, 3), y (B,) classes -> x, targets (B, n_classes), smoothed by 0.1 and mixed by the share of pixels.
+    """
+    targets = F.one_hot(y, n_classes) * 0.9 + 0.1 / n_classes
+    if torch.rand(()) < 0.5:
+        share = torch.distributions.Beta(0.8, 0.8).sample().item()
+        x = share * x + (1 - share) * x.flip(0)
+    else:
+        side = math.isqrt(x.shape[1])
+        half = int(side * math.sqrt(torch.rand(()).item())) // 2  # 1 - share is uniform too
+        centre = torch.randint(side, (2,)).tolist()
+        (top, bottom), (left, right) = ((max(c - half, 0), min(c + half, side)) for c in centre)
+        swap = torch.zeros(side, side, 1, dtype=torch.bool, device=x.device)
+        swap[top:bottom, left:right] = True
+        x = torch.where(swap.flatten(0, 1), x.flip(0), x)
+        share = 1 - (bottom - top) * (right - left) / side ** 2  # the border may have cut the box
+    return x, share * targets + (1 - share) * targets.flip(0)
 
 
 # -----------------------------------------------------------------------------
@@ -1280,6 +1519,9 @@ def describe(dataset):
                                                     np.percentile(lengths, (0, 50, 95, 100)))))
         sample = bytes(dataset.x[dataset.offsets[train[0]]:dataset.offsets[train[0] + 1]])
         print('sample:', sample[:100].decode('utf-8', errors='replace'))
+    elif dataset.is_images:
+        print(f'{meta["image_size"]} x {meta["image_size"]} pixels of {dataset.d_raw} channels, cut from '
+              f'{" x ".join(map(str, dataset.x.shape[1:3]))}')
     else:
         print(f'{dataset.n} inputs of {dataset.d_raw} float(s); the first row: ' + ', '.join(
             f'{c} {v:.3g}' for c, v in list(zip(dataset.columns, dataset.x[train[0], :, 0]))[:8]) + ', ...')

@@ -23,10 +23,10 @@ from pretrain import cut, say, score_rows, set_up
 # -----------------------------------------------------------------------------
 ckpt = ''  # a checkpoint of pretrain.py or finetune.py, or a folder with last.pt
 split = 'test'  # rows to score: train, valid, test or all
-embed: str | None = None  # a file: write one vector for each of its rows
+embed: str | None = None  # a file, or a folder of images: write one vector for each of its rows
 embed_out: str | None = None  # where to; None = FILE.embeddings.npy in the current folder
 # other data than the checkpoint's own
-dataset: str | None = None  # a name from data.py, or a file
+dataset: str | None = None  # a name from data.py, a file, or a folder of images
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # csv: one text column, or number columns 'a,b,c'; None = all but the label. npz: 'X'
 label_column: str | None = None  # csv: the label's column. npz: 'y'
@@ -57,6 +57,7 @@ def data_of(config, checkpoint, run):
     else:
         knobs = {k: config[k] for k in _DATA_KNOBS}
         knobs['dataset'] = source
+    knobs['image_size'] = checkpoint['config']['image_size']  # the model has a position for each pixel
     dataset = Dataset(prepare({**knobs, 'data_dir': config['data_dir']}), knobs['valid_share'], knobs['test_share'])
     args = checkpoint['model_args']
     have, want = (f'{n} inputs of {d_raw} float(s)' if d_raw else 'byte sequences'

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from configurator import configure, fail
-from data import DATASETS, LOWER_IS_BETTER, METRICS, SPLITS, class_numbers, fit_norm, micro_batches, prefetch
+from data import DATASETS, LOWER_IS_BETTER, METRICS, SPLITS, class_numbers, fit_norm, micro_batches, mix, prefetch
 from model import build, load, load_weights, make_optimizer, save
 from pretrain import (Stop, check_batch, check_knobs, finish, log_line, lr_at, must_match, prepared, say, score_rows,
                       seed_all, set_up, take_step, wrap)
@@ -30,7 +30,7 @@ from pretrain import (Stop, check_batch, check_knobs, finish, log_line, lr_at, m
 
 # -----------------------------------------------------------------------------
 # data
-dataset = 'collider'  # a name from data.py, or a file
+dataset = 'collider'  # a name from data.py, a file, or a folder of images
 task: str | None = None  # which of its data sets a family's config takes, such as config/finetune_glue.py
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # csv: one text column, or number columns 'a,b,c'; None = all but the label. npz: 'X'
@@ -41,6 +41,8 @@ test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.02  # without those: the share of rows drawn for validation
 test_share = 0.1  # and for the test
 window: int | None = None  # text: join the lines and cut them into windows of so many bytes; None = a line a sequence
+image_size = 192  # images: side in pixels that the model sees; a checkpoint brings its own
+augment = False  # images: random crops, 3-Augment, mixup, CutMix and label smoothing; else the centre, as it is
 max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
 norm = 'standard'  # how floats are scaled from scratch; a checkpoint brings its own statistics
 target: str | None = None  # binary, multiclass or regression; None = the data set's own
@@ -145,12 +147,19 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == 'float16')
     model = wrap(raw, run)
 
+    def views(x, y):
+        if not config['augment']:
+            return dataset.inputs(x), y
+        return mix(dataset.inputs(x, scale=(0.08, 1.0), augment=True), y, n_out)
+
     def loss_of(x, valid, y, whole):
         output = model(x, valid)  # (B, n_out)
         if head['target'] == 'regression':
             loss = F.mse_loss(output[:, 0], y, reduction='sum')
         elif head['target'] == 'binary':
             loss = F.binary_cross_entropy_with_logits(output[:, 0], y, reduction='sum')
+        elif config['augment']:  # y (B, n_out): several classes may be there, each answers yes or no
+            loss = F.binary_cross_entropy_with_logits(output, y, reduction='sum') / n_out
         else:
             loss = F.cross_entropy(output, y, reduction='sum')
         return loss / len(whole)
@@ -165,7 +174,7 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
     for step in range(total):
         for group in optimizer.param_groups:
             group['lr'] = lr_at(step, total, lr, config['min_lr'], config['warmup_steps'])
-        norm = take_step(model, optimizer, scaler, batches, loss_of, step, seed, config, run)
+        norm = take_step(model, optimizer, scaler, batches, views, loss_of, step, seed, config, run)
         bar.update()
         if stop.asked(run, step, interval):
             return None
@@ -197,6 +206,7 @@ def main():
     if first:  # scratch has the same shape, so that all rows of the table are alike but for their weights
         shape = {k: v for k, v in first['model_args'].items() if k not in ('dropout', 'drop_path')}
         config.update({k: v for k, v in shape.items() if k in config})
+        config['image_size'] = first['config']['image_size']
         for name, start in starts.items():
             if start and 'head' in start:
                 fail(f'{name} is a fine-tuned model: start from a pre-trained one')
@@ -209,6 +219,8 @@ def main():
     stop = Stop()
     head, labelled = settle_target(dataset, config)
     metric = head['metric']
+    if config['augment'] and not (dataset.is_images and head['target'] == 'multiclass'):
+        fail('augment=True is for images with --target=multiclass')
     fresh_norm = None if all(starts.values()) else fit_norm(dataset, dataset.rows('train'), config['norm'])
     n_train = config['n_train'] or len(labelled['train'])
     if n_train > len(labelled['train']):

@@ -36,7 +36,7 @@ from model import build, load, load_weights, make_optimizer, masked_loss, output
 
 # -----------------------------------------------------------------------------
 # data
-dataset = 'collider'  # a name from data.py, or a file: .txt .smi .fasta .csv .tsv .npy .npz
+dataset = 'collider'  # a name from data.py, or a file: .txt .smi .fasta .csv .tsv .npy .npz; or a folder of images
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # csv: one text column, or number columns 'a,b,c'; None = all but the label. npz: 'X'
 label_column: str | None = None  # csv: the label's column, kept out of the inputs. npz: 'y'
@@ -46,6 +46,7 @@ test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.02  # without those: the share of rows drawn for validation
 test_share = 0.1  # and for the test
 window: int | None = None  # text: join the lines and cut them into windows of so many bytes; None = a line a sequence
+image_size = 192  # images: side in pixels that the model sees
 max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
 norm = 'standard'  # how floats are scaled: standard, quantile (ranks to a Gaussian) or none
 # model (Tables 8-12)
@@ -213,17 +214,19 @@ def seed_all(*numbers):
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
-def take_step(model, optimizer, scaler, batches, loss_of, step, seed, config, run):
+def take_step(model, optimizer, scaler, batches, views, loss_of, step, seed, config, run):
     """
     One optimiser step: the gradient of loss_of(x, valid, labels, whole) over the micro-batches, clipped. -> its norm
 
+    views(x, labels) makes of a batch what is trained on: the crops of images. It runs in full precision.
     loss_of returns this micro-batch's part of the whole step's loss, so parts add up however the step is dealt out.
-    Random numbers (masks, dropout) are seeded by (seed, step, micro-batch): two processes do what one does with
+    Random numbers (crops, masks, dropout) are seeded by (seed, step, micro-batch): two processes do what one does with
     accumulation=2, and a resumed run needs no generator's state.
     """
     for i in range(config['accumulation']):
         x, valid, labels, whole = next(batches)
         seed_all(seed, step, i * run.world + run.rank)
+        x, labels = views(x, labels)
         last = i == config['accumulation'] - 1
         with model.no_sync() if run.world > 1 and not last else nullcontext():
             with run.autocast():
@@ -314,6 +317,9 @@ def train(mask, mask_ratio, lr, dataset, config, run, stop):
             (out / name).unlink(missing_ok=True)
     model = wrap(raw, run)
 
+    def views(x, labels):
+        return dataset.inputs(x, scale=(0.2, 1.0)), labels  # reference notes
+
     def loss_of(x, valid, labels, whole):
         loss, hidden = model(x, valid, mask, mask_ratio, config['n_query'], looseness=looseness)
         lengths = dataset.lengths(whole)
@@ -354,7 +360,7 @@ def train(mask, mask_ratio, lr, dataset, config, run, stop):
         looseness = None  # a tensor: torch.compile would take every new float for a new program
         if step < config['mask_anneal'] * total:
             looseness = torch.tensor(lr_at(step, config['mask_anneal'] * total, 1.0, 0.0, 0), device=run.device)
-        norm = take_step(model, optimizer, scaler, batches, loss_of, step, config['seed'], config, run)
+        norm = take_step(model, optimizer, scaler, batches, views, loss_of, step, config['seed'], config, run)
         stopped = stop.asked(run, step, config['log_interval'])
         step += 1
         bar.update()

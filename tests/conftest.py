@@ -13,6 +13,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+import data  # noqa: E402
+
 SHARED = ROOT.parent / 'shared' / 'data'
 torch.set_num_threads(2)
 
@@ -60,3 +62,15 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip('no ../shared/data here')
     return SHARED
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A folder that stands for the internet; samples there need not have the real files' size and hash."""
+    folder = tmp_path / 'mirror'
+    folder.mkdir()
+    monkeypatch.setenv('SMA_MIRROR', str(folder))
+    for name, entry in data.DATASETS.items():
+        unchecked = {file: (address, None, None) for file, (address, _, _) in entry.get('files', {}).items()}
+        monkeypatch.setitem(data.DATASETS, name, {**entry, 'files': unchecked} if unchecked else entry)
+    return folder

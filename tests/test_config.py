@@ -8,7 +8,6 @@ import data
 from configurator import configure
 from conftest import ROOT
 from samples import sample
-from test_datasets import mirror  # noqa: F401, a fixture
 
 # Tables 8-12 (a) and (b) as printed; a pair is (random, guided)
 PAPER = {
@@ -33,7 +32,7 @@ FINETUNE = {
     'finetune_glue': dict(weight_decay=0.01, lr=(2e-5,), epochs=30, batch_size=32)}
 TASKS = {'finetune_tape': ('remote_homology', 'fluorescence', 'stability'),
          'finetune_moleculenet': ('bbbp', 'bace', 'hiv', 'esol', 'freesolv', 'lipo'),
-         'finetune_higgs': ('higgs', 'higgs_small'), 'finetune_year': (None,),
+         'finetune_higgs': ('higgs', 'higgs_small'), 'finetune_year': (None,), 'finetune_imagenet100': (None,),
          'finetune_glue': ('mnli', 'qqp', 'qnli', 'sst2', 'cola', 'stsb', 'mrpc', 'rte')}
 
 
@@ -54,7 +53,7 @@ def test_pre_training_configs_hold_the_papers_numbers(name):
 def test_fine_tuning_configs_hold_the_papers_numbers(name):
     config = settings('finetune.py', name)
     assert {k: config[k] for k in FINETUNE[name]} == FINETUNE[name]
-    for task in TASKS.get(name, ()):
+    for task in filter(None, TASKS[name]):
         config = settings('finetune.py', name, f'--task={task}')
         assert config['dataset'] == task in data.DATASETS and task in config['out_dir']
         if name == 'finetune_moleculenet':
@@ -74,6 +73,12 @@ def n_parameters(c, d_raw):
     return embedding + encoder + 2 * d + layer(e, d) + 2 * d + (d + 1) * n_out
 
 
+def needs(dataset):
+    """Skips where the package is missing that reads this data set."""
+    entry = data.DATASETS[dataset]
+    pytest.importorskip('rdkit' if entry.get('scaffold') else 'PIL' if 'folder' in entry else 'torch')
+
+
 def tiny(name, monkeypatch):
     """What fits a few rows: a data set's last 500,000 rows are its test rows."""
     if 'last_test' in data.DATASETS[name]:
@@ -81,8 +86,9 @@ def tiny(name, monkeypatch):
 
 
 @pytest.mark.parametrize('name', [n for n in PAPER if n != 'higgs_small'] + ['year'])
-def test_each_config_of_the_paper_takes_two_steps_on_its_own_data(run, mirror, monkeypatch, name):  # noqa: F811
+def test_each_config_of_the_paper_takes_two_steps_on_its_own_data(run, mirror, monkeypatch, name):
     dataset = settings('pretrain.py', name)['dataset']
+    needs(dataset)
     sample(mirror, dataset)
     tiny(dataset, monkeypatch)
     monkeypatch.setattr('model.save', lambda *args: None)  # a gigabyte of weights and optimiser state
@@ -94,15 +100,15 @@ def test_each_config_of_the_paper_takes_two_steps_on_its_own_data(run, mirror, m
 
 
 @pytest.mark.parametrize('name, task', [(name, task) for name, tasks in TASKS.items() for task in tasks])
-def test_each_fine_tuning_task_runs(run, mirror, monkeypatch, name, task):  # noqa: F811
+def test_each_fine_tuning_task_runs(run, mirror, monkeypatch, name, task):
     dataset = task or settings('finetune.py', name)['dataset']
-    if data.DATASETS[dataset].get('scaffold'):
-        pytest.importorskip('rdkit')
+    needs(dataset)
     sample(mirror, dataset)
     tiny(dataset, monkeypatch)
     out = run('finetune.py', f'config/{name}.py', *([f'--task={task}'] if task else []), '--init_from=scratch',
-              '--max_steps=2', '--batch_size=8', '--n_train=None', '--seeds=0', '--lr=1e-4', '--valid_share=0.2').stdout
-    assert f'| none (scratch) |' in out and data.DATASETS[dataset]['metric'] in out
+              '--max_steps=2', '--batch_size=8', '--n_train=None', '--seeds=0', '--lr=1e-4', '--valid_share=0.2',
+              *(['--image_size=14'] if 'image' in name else [])).stdout
+    assert '| none (scratch) |' in out and data.DATASETS[dataset]['metric'] in out
 
 
 def test_a_task_needs_a_config_that_reads_it(run):

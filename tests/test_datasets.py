@@ -27,18 +27,6 @@ from samples import bz2_tar, sample
 from test_data import fails, opened, sequences
 
 
-@pytest.fixture
-def mirror(tmp_path, monkeypatch):
-    """A folder that stands for the internet; samples there need not have the real files' size and hash."""
-    folder = tmp_path / 'mirror'
-    folder.mkdir()
-    monkeypatch.setenv('SMA_MIRROR', str(folder))
-    for name, entry in data.DATASETS.items():
-        unchecked = {file: (address, None, None) for file, (address, _, _) in entry.get('files', {}).items()}
-        monkeypatch.setitem(data.DATASETS, name, {**entry, 'files': unchecked} if unchecked else entry)
-    return folder
-
-
 # ---- every data set from a few rows in its own format
 
 # rows, train, valid, test with valid_share = test_share = 0.2
@@ -155,6 +143,17 @@ def test_mrpc_dev_rows_are_those_of_the_id_list(mirror, tmp_path):
     sample(mirror, 'mrpc')
     d = opened(tmp_path, 'mrpc')
     assert d.rows('test').tolist() == list(range(0, 40, 4))
+
+
+def test_imagenet100_is_the_classes_on_the_list(mirror, tmp_path, capsys):
+    pytest.importorskip('PIL')
+    sample(mirror, 'imagenet100')
+    d = opened(tmp_path, 'imagenet100', image_size=14)
+    assert d.meta['classes'] == ['n01749939', 'n02869837'] and d.x.shape == (27, 16, 16, 3)
+    assert [len(d.rows(s)) for s in data.SPLITS] == [17, 4, 6]  # validation rows are drawn from train
+    assert opened(tmp_path, 'imagenet100', image_size=21).folder != d.folder
+    (mirror / 'imagenet').rename(mirror / 'elsewhere')
+    fails(capsys, str(tmp_path / 'datasets/downloads/imagenet'), opened, tmp_path, 'imagenet100', image_size=28)
 
 
 def test_parquet_is_read_as_the_csv_is(tmp_path, capsys):
