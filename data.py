@@ -660,8 +660,9 @@ IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.pp
 def image_files(folder, wnids=None):
     """
     [(path, label or None, split or None)] of the images in a folder, sorted. Folders train, val (or valid) and test at
-    its top are the splits; val without test, as ImageNet has it, is the test. Inside, an image's label is the name of
-    the topmost folder it is in; wnids, a set of such names, leaves the others out. No link leads out of the folder.
+    its top are the splits; val without test, as ImageNet has it, is the test, and train gives some validation rows.
+    Inside, an image's label is the name of the topmost folder it is in; wnids, a set of such names, leaves the others
+    out. No link leads out of the folder.
     """
     root = Path(folder)
 
@@ -768,6 +769,8 @@ def prepare(config):
     read_from = [path for f in files for part in f.split(',')
                  for path in ([str(path) for path, _, _ in image_files(part)] if os.path.isdir(part) else [part])]
     stats = [(os.path.abspath(path), os.stat(path)) for path in read_from]
+    if config['image_size'] < 1:
+        fail(f'image_size={config["image_size"]} must be at least 1')
     pixels = config['image_size'] if any(map(os.path.isdir, files)) or 'folder' in DATASETS.get(name, {}) else None
     key = [FORMAT, name if name in DATASETS else '', {k: config[k] for k in own if not k.endswith('file')}, pixels,
            [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]]
@@ -874,7 +877,7 @@ def write(folder, config, files):
                         x = [a + b for a, b in x]
                     x_file.write(b''.join(x))
                     lengths.append(np.fromiter(map(len, x), np.int64, len(x)))
-                codes.append(np.array([code_of.setdefault(v, len(code_of)) for v in (y or [None] * len(x))], np.int64))
+                codes.append(np.array([code_of.setdefault(v, len(code_of)) for v in (y or [None] * len(x))], np.int32))
                 unknown = set(s or ()) - set(SPLIT_NAMES)
                 if unknown:
                     fail(f'{config["split_column"]!r} holds {sorted(unknown)[0]!r}: a split is train, valid or test')

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-import torch
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # threads that spin make a busy machine crawl
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

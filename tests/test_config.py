@@ -92,7 +92,7 @@ def test_each_config_of_the_paper_takes_two_steps_on_its_own_data(run, mirror, m
     sample(mirror, dataset)
     tiny(dataset, monkeypatch)
     monkeypatch.setattr('model.save', lambda *args: None)  # a gigabyte of weights and optimiser state
-    out = run('pretrain.py', f'config/{name}.py', '--max_steps=2', '--batch_size=2', '--valid_share=0',
+    out = run('pretrain.py', f'config/{name}.py', '--max_steps=2', '--batch_size=1', '--valid_share=0',
               '--mask=guided', '--mask_ratio=0.25', '--lr=1e-4').stdout
     d_raw = {'higgs': 1, 'year': 1, 'imagenet100': 3}.get(name, 0)
     want = n_parameters(settings('pretrain.py', name), d_raw)
@@ -107,10 +107,10 @@ def test_each_fine_tuning_task_runs(run, mirror, monkeypatch, name, task):
     tiny(dataset, monkeypatch)
     out = run('finetune.py', f'config/{name}.py', *([f'--task={task}'] if task else []), '--init_from=scratch',
               '--max_steps=2', '--batch_size=8', '--n_train=None', '--seeds=0', '--lr=1e-4', '--valid_share=0.2',
-              *(['--image_size=14'] if 'image' in name else [])).stdout
+              *(['--image_size=14', '--seq_len=196', '--n_layer=2', '--n_latent=8'] if 'image' in name else [])).stdout
     assert '| none (scratch) |' in out and data.DATASETS[dataset]['metric'] in out
 
 
 def test_a_task_needs_a_config_that_reads_it(run):
     assert 'task=' in run('finetune.py', '--task=esol', status=2).stderr
-    assert 'nearest' in run('finetune.py', 'config/finetune_glue.py', '--task=ret', status=2).stderr
+    assert 'nearest' in run('finetune.py', 'config/finetune_glue.py', '--task=ret', '--init_from=scratch', status=2).stderr

@@ -125,11 +125,12 @@ def test_three_layouts(tmp_path):
     assert found('classes') == [('1.png', 'a', None), ('2.jpg', 'a', None), ('3.JPEG', 'b', None)]
     assert found('flat') == [('8.png', None, None)]
     train = [('1.png', 'a', 'train'), ('2.jpg', 'a', 'train'), ('3.JPEG', 'b', 'train')]
-    assert found('imagenet') == train + [('4.png', 'b', 'test')]
+    some = [(*image, 'draw valid') for *image, _ in train]  # ImageNet has no validation rows beside its test rows
+    assert found('imagenet') == some + [('4.png', 'b', 'test')]
     assert sorted(found('three')) == sorted(train + [('5.png', 'b', 'valid'), ('6.png', 'a', 'test')])
-    assert found('imagenet', wnids={'b', '../flat', '..'}) == [train[2], ('4.png', 'b', 'test')]
+    assert found('imagenet', wnids={'b', '../flat', '..'}) == [some[2], ('4.png', 'b', 'test')]
     _, labels, splits, _ = read_all(tmp_path / 'imagenet')
-    assert labels == ['a', 'a', 'b', 'b'] and splits == ['train'] * 3 + ['test']
+    assert labels == ['a', 'a', 'b', 'b'] and splits == ['draw valid'] * 3 + ['test']
 
 
 def test_no_link_leads_out_of_the_folder(tmp_path):
@@ -173,7 +174,7 @@ def test_what_a_user_can_do_wrong_is_one_line(tmp_path, run, monkeypatch):
     monkeypatch.setattr(builtins, '__import__', without_pillow)
     error = run('data.py', 'p', status=2).stderr
     assert 'pip install Pillow' in error and error.count('\n') == 1
-    assert not list((tmp_path / 'datasets').glob('*'))
+    assert [p.name for p in (tmp_path / 'datasets').iterdir()] == ['.lock']
 
 
 def test_a_folder_is_prepared_once_and_again_when_it_changes(tmp_path, monkeypatch):
