@@ -105,7 +105,7 @@ def main():
         own = checkpoint['config']
         mask = config['mask'] or own['mask']
         ratio = own['mask_ratio'] if config['mask_ratio'] is None else config['mask_ratio']
-        check_masks([mask], [ratio], dataset.lengths(rows))
+        check_masks([mask], [ratio], dataset.lengths(rows), dataset.d_raw)
         batches = scoring(dataset, rows, config['batch_size'], run)
         total, hidden = masked_loss(model, batches, mask, ratio, own['n_query'], run.device, run.autocast).tolist()
         say(run, f'masked loss on {len(rows):,} {config["split"]} rows, {mask} masks, ratio {ratio}: '
