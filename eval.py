@@ -1,24 +1,32 @@
 """
-What a checkpoint is worth: scores, and embeddings of a user's file.
+What a checkpoint is worth: scores, probes and embeddings; and what its masks look like.
 
     python eval.py --ckpt=out/collider/guided                                     masked loss on the test rows
     python eval.py --ckpt=out/finetune_collider/out-collider-guided-lr0.001-seed0.pt      test score
     python eval.py --ckpt=... --split=valid
     python eval.py --ckpt=... --dataset=new.csv --label_column=y --split=all      the same on another file
     python eval.py --ckpt=out/collider/guided --embed=new.csv                     new.embeddings.npy, a vector a row
+    python eval.py --ckpt=out/collider/guided --probe                             test score of its frozen features
+    python eval.py --ckpt=out/collider/guided --show=masks                        pictures and statistics of its masks
+    python eval.py --ckpt=out/collider/guided --show=overlap                      Figure 4
+    python eval.py --show=curves --runs=out/collider/random,out/collider/guided   losses and scores while training
 
 The data are those the checkpoint was trained on, unless --dataset names others; its statistics scale the floats.
+Pictures are PNG, drawn with Pillow; without it their text is still printed.
 """
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from configurator import configure, fail
-from data import Dataset, prepare, scoring
-from masking import check_masks
-from model import build, load, load_weights, masked_loss, outputs
-from pretrain import cut, say, score_rows, set_up
+from data import FIRST_BYTE, HIGGS_COLUMNS, Dataset, prepare, scoring
+from masking import SPACES, check_masks, n_hidden, positions, sample_queries
+from model import build, load, load_weights, masked_loss, outputs, take
+from pretrain import cut, probe_rows, say, score_rows, set_up, settle_target
 
 # -----------------------------------------------------------------------------
 ckpt = ''  # a checkpoint of pretrain.py or finetune.py, or a folder with last.pt
@@ -36,8 +44,18 @@ test_file: str | None = None  # test rows in a file of their own
 valid_share = 0.02  # without those: the share of rows drawn for validation
 test_share = 0.1  # and for the test
 # masks of a pre-trained checkpoint; None = those it was trained with
-mask: str | None = None  # guided or random
+mask: str | None = None  # a name from masking.py's MASKS
 mask_ratio: float | None = None  # share of the inputs hidden
+n_query: int | None = None  # queries drawn for each mask
+# probes and pictures
+probe = False  # score frozen features: nearest neighbours, and a linear map
+n_train: int | None = 10_000  # labelled training rows that the probes learn from; None = all
+target: str | None = None  # of the probes: binary, multiclass or regression; None = the data set's own
+metric: str | None = None  # accuracy, roc_auc, f1, rmse, spearman; None = the data set's own, else accuracy or rmse
+show = ''  # masks, overlap or curves
+runs = ('out/collider/random', 'out/collider/guided')  # folders with log.jsonl, for curves
+inputs_per_query = 4  # inputs that each query chooses, for overlap
+show_out: str | None = None  # folder for the PNGs; None = beside the checkpoint
 # run
 batch_size = 256  # samples at a time
 device = 'auto'  # auto = cuda, else mps, else cpu
@@ -66,20 +84,304 @@ def data_of(config, checkpoint, run):
     return dataset
 
 
+# -----------------------------------------------------------------------------
+# drawing: a canvas, and four pictures on it
+
+BLUE, RED, GREY, INK = (53, 110, 174), (200, 60, 50), (205, 205, 205), (30, 30, 30)
+COLOURS = (GREY, RED, BLUE, (60, 150, 80), (150, 90, 170), (230, 150, 40), (70, 180, 190), (120, 80, 50), INK)[1:]
+
+
+def canvas(width, height):
+    """A white Pillow image and its pen, or (None, None) where there is no Pillow, with a line that says so."""
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError:
+        print('Pillow is not installed, so there is no PNG: pip install pillow')
+        return None, None
+    image = Image.new('RGB', (width, height), 'white')
+    return image, ImageDraw.Draw(image)
+
+
+def save_png(image, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.quantize(256, method=2).save(path, optimize=True)  # octree: keeps the few colours of a drawing
+    print(f'{path}: {image.width} x {image.height}')
+
+
+def spark(ys, width=40):
+    """Numbers as a line of eight-step bars."""
+    ys = np.interp(np.linspace(0, len(ys) - 1, min(width, len(ys))), np.arange(len(ys)), ys)
+    steps = (ys - ys.min()) / (np.ptp(ys) or 1) * 7
+    return ''.join('▁▂▃▄▅▆▇█'[round(v)] for v in steps)
+
+
+def plot(panels, x_name, path):
+    """panels: {what: {label: [(x, y), ..]}}. Prints every curve as a sparkline, and draws a panel each, in a PNG."""
+    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
+    for what, curves in panels.items():
+        print(what)
+        for label, points in curves.items():
+            ys = [y for _, y in points]
+            print(f'  {spark(ys):40}  {ys[0]:.4g} -> {ys[-1]:.4g}  {label}')
+    across, w, h = min(len(panels), 3), 300, 200
+    image, pen = canvas(across * w, -(-len(panels) // across) * h + 14 * len(labels) + 10)
+    if image is None:
+        return
+    for i, (what, curves) in enumerate(panels.items()):
+        left, top = i % across * w + 50, i // across * h + 22
+        right, bottom = left + w - 65, top + h - 55
+        xs, ys = (np.array([p[k] for points in curves.values() for p in points], float) for k in (0, 1))
+        low, span = ys.min(), np.ptp(ys) or 1.0
+        pen.text((left, top - 16), what, INK)
+        pen.rectangle((left, top, right, bottom), outline=GREY)
+        for value, y in ((low, bottom - 8), (low + span, top)):
+            pen.text((left - 4, y), f'{value:.3g}', INK, anchor='ra')
+        pen.text((left, bottom + 3), f'{xs.min():g}', INK)
+        pen.text((right, bottom + 3), f'{x_name} {xs.max():g}', INK, anchor='ra')
+        for label, points in curves.items():
+            line = [(left + (x - xs.min()) / (np.ptp(xs) or 1) * (right - left),
+                     bottom - (y - low) / span * (bottom - top)) for x, y in points]
+            pen.line(line, COLOURS[labels.index(label) % len(COLOURS)], 2)
+    for i, label in enumerate(labels):
+        y = image.height - 14 * (len(labels) - i)
+        pen.line((10, y, 30, y), COLOURS[i % len(COLOURS)], 3)
+        pen.text((36, y - 6), label, INK)
+    save_png(image, path)
+
+
+def heat_map(C, names, path):
+    """C (n, n) from -1, blue, over 0, white, to 1, red: as a PNG, and as hundredths in text."""
+    width = max(map(len, names))
+    for i, name in enumerate(names):
+        print(f'{name:>{width}} ' + ''.join(f'{100 * v:4.0f}' if i != j else '   .' for j, v in enumerate(C[i])))
+    cell, margin = 16, 7 * width + 8
+    image, pen = canvas(margin + cell * len(C) + 8, 24 + cell * len(C) + 8)
+    if image is None:
+        return
+    pen.text((8, 6), 'hidden together (red) or apart (blue), correlation', INK)
+    for i, name in enumerate(names):
+        pen.text((margin - 4, 24 + cell * i + 2), name, INK, anchor='ra')
+        for j, v in enumerate(C[i]):
+            full = np.array(RED if v > 0 else BLUE)
+            colour = GREY if i == j else tuple((255 + (full - 255) * min(abs(v), 1)).astype(int).tolist())
+            pen.rectangle((margin + cell * j, 24 + cell * i, margin + cell * (j + 1) - 2, 22 + cell * (i + 1)), colour)
+    save_png(image, path)
+
+
+def text_sheet(samples, path, width=100):
+    """samples: a list of {name: (ids (n,), hidden (n,))}. Hidden characters are red in a terminal, else blocks."""
+    lines = []  # (title or '', [(character, hidden), ..])
+    for views in samples:
+        for name, (ids, hidden) in views.items():
+            cells = [(chr(i - FIRST_BYTE) if 32 <= i - FIRST_BYTE < 127 else '·', h) for i, h in zip(ids, hidden)]
+            lines += [(name * (at == 0), cells[at:at + width]) for at in range(0, len(cells), width)]
+        lines.append(('', []))
+    for name, cells in lines:
+        marked = (f'\033[41;97m{c}\033[0m' if sys.stdout.isatty() else '█' if c != ' ' else '░' for c, _ in cells)
+        print(f'{name:>10} ' + ''.join(m if h else c for (c, h), m in zip(cells, marked)))
+    image, pen = canvas(90 + 7 * width, 14 * len(lines) + 4)
+    if image is None:
+        return
+    for i, (name, cells) in enumerate(lines):
+        pen.text((80, 14 * i + 2), name, BLUE, anchor='ra')
+        for j, (c, h) in enumerate(cells):
+            at = 88 + 7 * j, 14 * i + 2
+            if h:
+                pen.rectangle((at[0], at[1], at[0] + 6, at[1] + 12), RED)
+            pen.text((at[0] + 3, at[1]), c, 'white' if h else INK, anchor='ma')
+    save_png(image, path)
+
+
+def image_sheet(columns, path):
+    """columns: {name: (B, n, 3) values from 0 to 1, n a square; NaN = hidden, drawn grey}. A row for each image."""
+    side = round(next(iter(columns.values())).shape[1] ** 0.5)
+    scale = max(1, 96 // side)
+    cell = side * scale + 4
+    first = next(iter(columns.values()))
+    image, pen = canvas(cell * len(columns), 18 + cell * len(first))
+    if image is None:
+        return
+    from PIL import Image
+    for j, (name, pixels) in enumerate(columns.items()):
+        pen.text((cell * j + 2, 3), name, INK)
+        pixels = np.where(np.isnan(pixels), 0.6, np.clip(pixels, 0, 1))
+        for i, one in enumerate((pixels * 255).astype(np.uint8).reshape(-1, side, side, 3)):
+            image.paste(Image.fromarray(one).resize((side * scale,) * 2, 0), (cell * j + 2, 18 + cell * i))
+    save_png(image, path)
+
+
+# -----------------------------------------------------------------------------
+# what to draw
+
+def show_curves(folders, path):
+    """The log.jsonl of several runs of pretrain.py, or of finetune.py, one below the other."""
+    panels = {}
+    for folder in folders:
+        log = Path(folder) / 'log.jsonl'
+        if not log.is_file():
+            fail(f'no {log}: runs wants folders that pretrain.py or finetune.py has written, with commas between')
+        for line in filter(lambda s: s.endswith('}'), log.read_text().splitlines()):  # the last may be half written
+            values = json.loads(line)
+            label = folder if 'init_from' not in values else \
+                f'{folder}: {values["init_from"]} lr {values["lr"]:g} seed {values["seed"]}'
+            for k in ('loss', 'val_loss', 'val_loss_random', 'probe_knn', 'probe_linear', 'valid', 'mask_entropy',
+                      'hidden_least', 'hidden_most'):
+                if k in values:
+                    panels.setdefault(k, {}).setdefault(label, []).append((values['step'], values[k]))
+    if not panels:
+        fail(f'{", ".join(map(str, folders))}: nothing is logged there yet')
+    plot(panels, 'step', path)
+
+
+@torch.no_grad()
+def overlap(model, x, n_inputs, m, k, generator):
+    """
+    What Figure 4 counts. The paper gives no formula; here: m queries each choose their own top k of n_inputs inputs, a
+    random part of x (1, n), and the overlap is the share of those m k choices that another query has made already.
+    """
+    noise = torch.rand(x.shape[:2], generator=generator, device=x.device)
+    part = torch.zeros_like(noise, dtype=torch.bool).scatter_(1, noise.topk(n_inputs).indices, True)  # (1, n)
+    R = sample_queries(model.can_query(part), m, generator)  # (1, m)
+    A = model.attention(model.embed(x), part, R).sum(1)  # (1, m, n), summed over heads
+    return 1 - len(A.topk(k).indices.unique()) / (m * k)
+
+
+def show_overlap(model, dataset, rows, ratio, per_query, out, run):
+    """
+    Figure 4: overlap against the number of inputs n', at fixed weights, on the 64 longest rows. k is the same for all n'
+    (per_query, or what all l queries need to meet the ratio), and m = round(r n' / k), as the authors' code draws them.
+    """
+    rows = rows[np.argsort(-dataset.lengths(rows), kind='stable')[:64]]
+    n = int(dataset.lengths(rows).min())
+    k = max(per_query, -(-round(ratio * n) // (model.config.n_latent or n)))
+    generator, curves = torch.Generator(run.device).manual_seed(0), {'overlap': [], 'were choices random': []}
+    print(f'{"inputs":>8}{"queries":>9}{"top k":>7}{"overlap":>9}{"by chance":>11}{"hidden":>8}   wanted {ratio}')
+    for n_inputs in sorted({n * part // 8 for part in range(1, 9)} - set(range(2 * k))):
+        m = max(round(ratio * n_inputs / k), 1)
+        # singly: a map of m queries by n inputs can be large
+        xs = (dataset.batch(rows[i:i + 1])[0][:, :n].to(run.device) for i in range(len(rows)))
+        value = float(np.mean([overlap(model, x, n_inputs, m, k, generator) for x in xs]))
+        chance = 1 - n_inputs * (1 - (1 - k / n_inputs) ** m) / (m * k)
+        curves['overlap'].append((n_inputs, value))
+        curves['were choices random'].append((n_inputs, chance))
+        print(f'{n_inputs:8}{m:9}{k:7}{value:9.3f}{chance:11.3f}{(1 - value) * m * k / n_inputs:8.3f}')
+    plot({'overlap of the queries\' tops': curves}, 'inputs', out / 'overlap.png')
+
+
+def higgs_pairs(columns):
+    """Pairs of HIGGS columns that belong together: {what: [(i, j), ..]}; {} for other data."""
+    if columns not in (HIGGS_COLUMNS, [f'c{i}' for i in range(28)]):
+        return {}
+    at = {name: i for i, name in enumerate(HIGGS_COLUMNS)}
+    groups = {'lepton pt, eta, phi': [['lepton_pt', 'lepton_eta', 'lepton_phi']], 'met, its phi': [['met', 'met_phi']],
+              'a jet\'s pt, eta, phi, btag': [[f'jet{k}_{v}' for v in 'pt eta phi btag'.split()] for k in (1, 2, 3, 4)]}
+    pairs = {what: [(at[a], at[b]) for g in several for i, a in enumerate(g) for b in g[:i]]
+             for what, several in groups.items()}
+    masses = dict(m_jjj='m_jj', m_jlv='m_lv', m_wbb='m_bb m_jj', m_wwbb='m_wbb m_lv',
+                  m_lv='lepton_pt lepton_eta lepton_phi met met_phi')
+    pairs['a mass and a part of it'] = [(at[a], at[b]) for a, parts in masses.items() for b in parts.split()]
+    return pairs
+
+
+def measure(hidden, other, x, valid, pairs, is_image):
+    """What masks (B, n) join, a number for each: {what: (B,)}. `other`: another mask of the same rows."""
+    values = {'also hidden in another view': (hidden & other).sum(1) / hidden.sum(1)}
+    if is_image:
+        square = hidden.unflatten(1, (round(hidden.shape[1] ** 0.5), -1))
+        both = [(a & b).sum((1, 2)) for a, b in ((square[:, 1:], square[:, :-1]), (square[..., 1:], square[..., :-1]))]
+        around = torch.full_like(square[:1], 4, dtype=torch.int64)  # how many of the 4 neighbours are in the image
+        for edge in (around[:, 0], around[:, -1], around[..., 0], around[..., -1]):
+            edge -= 1
+        values['hidden neighbours of a hidden pixel, share'] = 2 * (both[0] + both[1]) / (around * square).sum((1, 2))
+    elif x.ndim == 2:
+        starts = hidden & ~torch.nn.functional.pad(hidden[:, :-1], (1, 0))
+        space = torch.isin(x, torch.tensor(SPACES, device=x.device))
+        values['run of hidden bytes, mean length'] = hidden.sum(1) / starts.sum(1)
+        values['spaces among the hidden bytes, share'] = (hidden & space).sum(1) / hidden.sum(1)
+    for what, several in pairs.items():
+        values[f'{what}: a pair is hidden whole'] = torch.stack([hidden[:, i] & hidden[:, j] for i, j in several]
+                                                                ).double().mean(0)
+    return {what: v.double().cpu() for what, v in values.items()}
+
+
+@torch.no_grad()
+def show_masks(model, dataset, rows, mask, ratio, n_query, out, run):
+    """Figure 2 and Table 7: two views by the same weights, beside baselines; and what 1,000 masks have in common."""
+    is_image = dataset.d_raw == 3 and round(dataset.n ** 0.5) ** 2 == dataset.n
+    kinds = {'random': 'random', f'{mask} 1': mask, f'{mask} 2': mask}
+    if is_image or dataset.is_bytes:
+        kinds = {'patch' if is_image else 'word': 'patch' if is_image else 'word', **kinds}
+    rows = np.random.default_rng(0).permutation(rows)[:1000]
+    generator, measured, drawn = torch.Generator(run.device), {}, []
+    pairs, together, often, some = higgs_pairs(dataset.columns), 0, 0, None
+    for i, at, x, valid in scoring(dataset, rows, 100, run):
+        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
+        x_hat, views = model.embed(x), {}
+        for j, (name, kind) in enumerate(kinds.items()):
+            views[name] = model.choose_mask(x, x_hat, valid, kind, ratio, n_query,
+                                            generator.manual_seed(10 * i + j))
+        for name, other in ((f'{mask} 1', views[f'{mask} 2']), ('random', views[f'{mask} 2'])):
+            for what, v in measure(views[name], other, x, valid, pairs, is_image).items():
+                measured.setdefault(what, {}).setdefault(name, []).append(v)
+        if not dataset.is_bytes and not is_image:
+            h = torch.cat([views[f'{mask} 1'], views[f'{mask} 2']]).double()
+            together, often = together + h.T @ h, often + h.sum(0)
+        some = some or (x, valid, x_hat, views)
+    x, valid, x_hat, views = some
+    if is_image:
+        m = int(n_hidden(valid, ratio).max())
+        hidden_at, _ = positions(views[f'{mask} 1'], m)
+        visible_at, _ = positions(~views[f'{mask} 1'], dataset.n - m)
+        H, filled = model.encode(take(x_hat, visible_at))
+        answer = x.scatter(1, hidden_at[..., None].expand(-1, -1, 3), model.decode(H, filled, hidden_at).to(x.dtype))
+        columns = {'reference': x, **{name: x.masked_fill(v[..., None], torch.nan) for name, v in views.items()},
+                   'answer to 1': answer}
+        if dataset.norm['kind'] == 'standard':
+            columns = {name: v.cpu() * dataset.norm['std'] + dataset.norm['mean'] for name, v in columns.items()}
+        low, high = columns['reference'].min(), columns['reference'].max()
+        columns = {name: ((v[:4] - low) / (high - low)).cpu().numpy() for name, v in columns.items()}
+        image_sheet(columns, out / 'masks.png')
+    elif dataset.is_bytes:
+        nothing = torch.zeros_like(valid)
+        samples = [{name: (x[b, valid[b]][:300].tolist(), v[b, valid[b]][:300].tolist())
+                    for name, v in {'reference': nothing, **views}.items()} for b in range(min(3, len(x)))]
+        text_sheet(samples, out / 'masks.png')
+    else:
+        N = 2 * len(rows)
+        P, p = (together / N).cpu().numpy(), (often / N).cpu().numpy()
+        std = np.sqrt(np.maximum(p * (1 - p), 1e-12))
+        print('correlation of being hidden, in hundredths; random masks have', round(-100 / (dataset.n - 1)))
+        names = HIGGS_COLUMNS if pairs else dataset.columns
+        heat_map((P - np.outer(p, p)) / np.outer(std, std), names, out / 'masks.png')
+        print('how often each is hidden: ' + ', '.join(f'{name} {v:.2f}' for name, v in zip(names, p)))
+    print(f'{len(rows):,} rows, ratio {ratio}; mean and 95 % interval'.ljust(64) + f'{mask:>17}{"random":>17}')
+    for what, by_kind in measured.items():
+        v = [torch.cat(by_kind[name]) for name in (f'{mask} 1', 'random')]
+        print(f'  {what:60}' + ''.join(f'{a.mean():9.4f} ± {1.96 * a.std() / len(a) ** 0.5:.4f}' for a in v))
+
+
 def main():
     config = configure(globals())
+    if config['show'] not in ('', 'masks', 'overlap', 'curves'):
+        fail(f'show={config["show"]!r}: masks, overlap or curves')
+    if config['show'] == 'curves':
+        show_curves(config['runs'], Path(config['show_out'] or config['runs'][0]) / 'curves.png')
+        return
     if not config['ckpt']:
         fail('say which checkpoint: --ckpt=out/...')
     if config['split'] not in ('train', 'valid', 'test', 'all'):
         fail(f'split={config["split"]!r}: train, valid, test or all')
     checkpoint = load(config['ckpt'], keys=('model', 'model_args', 'config', 'norm'))
+    own, head = checkpoint['config'], checkpoint.get('head')
+    if config['show'] and head:
+        fail(f'{config["ckpt"]} is a fine-tuned model, which hides nothing: show wants a pre-trained one')
     run = set_up(config)
     if run.world > 1:
         fail('eval.py runs as one process: start it with python, not torchrun')
     dataset = data_of(config, checkpoint, run)
     model = build(checkpoint['model_args'])
     load_weights(model, checkpoint['model'])
-    model.to(run.device)
+    model.to(run.device).eval()
 
     if config['embed']:
         for why, n in dataset.meta['left_out'].items():  # else the vectors would not be those of the file's rows
@@ -93,23 +395,37 @@ def main():
         return
 
     rows = np.arange(len(dataset.y)) if config['split'] == 'all' else dataset.rows(config['split'])
-    head = checkpoint.get('head')
-    if head:
+    if head or config['probe']:
         rows = rows[~np.isnan(dataset.y[rows])]
     if not len(rows):
-        fail(f'there are no{" labelled" if head else ""} {config["split"]} rows to score')
-    if head:
+        fail(f'there are no{" labelled" if head or config["probe"] else ""} {config["split"]} rows to score')
+    if config['probe']:
+        knobs = {'dataset': config['dataset'] or own['dataset'],
+                 **{k: config[k] or own.get(k) or (head or {}).get(k) for k in ('target', 'metric')}}
+        head, labelled = settle_target(dataset, knobs, {'train', 'train' if config['split'] == 'all' else config['split']})
+        learn = np.random.default_rng(0).permutation(labelled['train'])[:config['n_train']]
+        for name, value in probe_rows(model, dataset, head, learn, rows, config, run).items():
+            say(run, f'{name}, {head["metric"]} on {len(rows):,} {config["split"]} rows, '
+                     f'{len(learn):,} labels: {value:.4f}')
+    elif head:
         value = score_rows(model, dataset, rows, head, config, run)
         say(run, f'{head["metric"]} on {len(rows):,} {config["split"]} rows: {value:.4f}')
     else:
-        own = checkpoint['config']
-        mask = config['mask'] or own['mask']
-        ratio = own['mask_ratio'] if config['mask_ratio'] is None else config['mask_ratio']
+        mask, ratio, n_query = (own[k] if config[k] is None else config[k] for k in ('mask', 'mask_ratio', 'n_query'))
+        if config['show'] and config['mask'] is None and mask == 'random':
+            mask = 'guided'  # what this model would choose
         check_masks([mask], [ratio], dataset.lengths(rows), dataset.d_raw)
-        batches = scoring(dataset, rows, config['batch_size'], run)
-        total, hidden = masked_loss(model, batches, mask, ratio, own['n_query'], run.device, run.autocast).tolist()
-        say(run, f'masked loss on {len(rows):,} {config["split"]} rows, {mask} masks, ratio {ratio}: '
-                 f'{total / hidden:.4f}')
+        path = config['ckpt'] if Path(config['ckpt']).is_dir() else Path(config['ckpt']).parent
+        path = Path(config['show_out'] or path)
+        if config['show'] == 'masks':
+            show_masks(model, dataset, rows, mask, ratio, n_query, path, run)
+        elif config['show'] == 'overlap':
+            show_overlap(model, dataset, rows, ratio, config['inputs_per_query'], path, run)
+        else:
+            batches = scoring(dataset, rows, config['batch_size'], run)
+            total, hidden = masked_loss(model, batches, mask, ratio, n_query, run.device, run.autocast).tolist()
+            say(run, f'masked loss on {len(rows):,} {config["split"]} rows, {mask} masks, ratio {ratio}: '
+                     f'{total / hidden:.4f}')
 
 
 if __name__ == '__main__':
