@@ -24,7 +24,7 @@ import torch
 
 from configurator import configure, fail
 from data import FIRST_BYTE, HIGGS_COLUMNS, Dataset, prepare, scoring
-from masking import SPACES, check_masks, n_hidden, positions, sample_queries
+from masking import SPACES, check_masks, positions, sample_queries
 from model import build, load, load_weights, masked_loss, outputs, take
 from pretrain import cut, probe_rows, say, score_rows, set_up, settle_target
 
@@ -104,7 +104,7 @@ def canvas(width, height):
 
 def save_png(image, path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.quantize(256, method=2).save(path, optimize=True)  # octree: keeps the few colours of a drawing
+    image.save(path, optimize=True)
     print(f'{path}: {image.width} x {image.height}')
 
 
@@ -192,22 +192,26 @@ def text_sheet(samples, path, width=100):
     save_png(image, path)
 
 
-def image_sheet(columns, path):
-    """columns: {name: (B, n, 3) values from 0 to 1, n a square; NaN = hidden, drawn grey}. A row for each image."""
-    side = round(next(iter(columns.values())).shape[1] ** 0.5)
+def image_sheet(columns, norm, path):
+    """columns: {name: x (B, n, 3)}, n a square, scaled by norm; NaN = hidden, drawn grey. A row for four images."""
+    if norm['kind'] == 'standard':
+        columns = {name: x.cpu() * norm['std'] + norm['mean'] for name, x in columns.items()}
+    x = torch.stack([x[:4].cpu().float() for x in columns.values()], 1)  # (4, columns, n, 3)
+    low, high = x[:, 0].min(), x[:, 0].max()  # of the first column, which hides nothing
+    x = ((x - low) / (high - low)).clamp(0, 1).nan_to_num(0.6)
+    side = round(x.shape[2] ** 0.5)
     scale = max(1, 96 // side)
     cell = side * scale + 4
-    first = next(iter(columns.values()))
-    image, pen = canvas(cell * len(columns), 18 + cell * len(first))
+    image, pen = canvas(cell * x.shape[1], 18 + cell * len(x))
     if image is None:
         return
     from PIL import Image
-    for j, (name, pixels) in enumerate(columns.items()):
+    for j, name in enumerate(columns):
         pen.text((cell * j + 2, 3), name, INK)
-        pixels = np.where(np.isnan(pixels), 0.6, np.clip(pixels, 0, 1))
-        for i, one in enumerate((pixels * 255).astype(np.uint8).reshape(-1, side, side, 3)):
-            image.paste(Image.fromarray(one).resize((side * scale,) * 2, 0), (cell * j + 2, 18 + cell * i))
-    save_png(image, path)
+        for i in range(len(x)):
+            one = Image.fromarray((x[i, j] * 255).byte().numpy().reshape(side, side, 3))
+            image.paste(one.resize((side * scale, side * scale), Image.NEAREST), (cell * j + 2, 18 + cell * i))
+    save_png(image.quantize(256), path)
 
 
 # -----------------------------------------------------------------------------
@@ -237,13 +241,15 @@ def show_curves(folders, path):
 def overlap(model, x, n_inputs, m, k, generator):
     """
     What Figure 4 counts. The paper gives no formula; here: m queries each choose their own top k of n_inputs inputs, a
-    random part of x (1, n), and the overlap is the share of those m k choices that another query has made already.
+    random part of x (B, n), and the overlap is the share of those m k choices that another query has made already.
+    -> (B,)
     """
     noise = torch.rand(x.shape[:2], generator=generator, device=x.device)
-    part = torch.zeros_like(noise, dtype=torch.bool).scatter_(1, noise.topk(n_inputs).indices, True)  # (1, n)
-    R = sample_queries(model.can_query(part), m, generator)  # (1, m)
-    A = model.attention(model.embed(x), part, R).sum(1)  # (1, m, n), summed over heads
-    return 1 - len(A.topk(k).indices.unique()) / (m * k)
+    part = torch.zeros_like(noise, dtype=torch.bool).scatter_(1, noise.topk(n_inputs).indices, True)  # (B, n)
+    R = sample_queries(model.can_query(part), m, generator)  # (B, m)
+    A = model.attention(model.embed(x), part, R).sum(1)  # (B, m, n), summed over heads
+    chosen = torch.zeros_like(part).scatter_(1, A.topk(k).indices.flatten(1), True)  # (B, n)
+    return 1 - chosen.sum(1) / (m * k)
 
 
 def show_overlap(model, dataset, rows, ratio, per_query, out, run):
@@ -258,13 +264,15 @@ def show_overlap(model, dataset, rows, ratio, per_query, out, run):
     print(f'{"inputs":>8}{"queries":>9}{"top k":>7}{"overlap":>9}{"by chance":>11}{"hidden":>8}   wanted {ratio}')
     for n_inputs in sorted({n * part // 8 for part in range(1, 9)} - set(range(2 * k))):
         m = max(round(ratio * n_inputs / k), 1)
-        # singly: a map of m queries by n inputs can be large
-        xs = (dataset.batch(rows[i:i + 1])[0][:, :n].to(run.device) for i in range(len(rows)))
-        value = float(np.mean([overlap(model, x, n_inputs, m, k, generator) for x in xs]))
+        size = max(2 ** 25 // (model.config.n_head * m * n), 1)  # rows at a time, for the maps are large
+        xs = (dataset.batch(rows[i:i + size])[0][:, :n].to(run.device) for i in range(0, len(rows), size))
+        value = torch.cat([overlap(model, x, n_inputs, m, k, generator) for x in xs]).mean().item()
         chance = 1 - n_inputs * (1 - (1 - k / n_inputs) ** m) / (m * k)
         curves['overlap'].append((n_inputs, value))
         curves['were choices random'].append((n_inputs, chance))
         print(f'{n_inputs:8}{m:9}{k:7}{value:9.3f}{chance:11.3f}{(1 - value) * m * k / n_inputs:8.3f}')
+    if not curves['overlap']:
+        fail(f'rows of {n} inputs are too short for queries that choose {k} each: lower inputs_per_query')
     plot({'overlap of the queries\' tops': curves}, 'inputs', out / 'overlap.png')
 
 
@@ -281,6 +289,16 @@ def higgs_pairs(columns):
                   m_lv='lepton_pt lepton_eta lepton_phi met met_phi')
     pairs['a mass and a part of it'] = [(at[a], at[b]) for a, parts in masses.items() for b in parts.split()]
     return pairs
+
+
+def reconstruct(model, x, x_hat, hidden):
+    """x (B, n, d_raw) without padding, the hidden inputs replaced by what the model makes of the others."""
+    m = int(hidden[0].sum())  # the same in every row
+    hidden_at, _ = positions(hidden, m)
+    visible_at, _ = positions(~hidden, x.shape[1] - m)
+    H, rows = model.encode(take(x_hat, visible_at))
+    answer = model.decode(H, rows, hidden_at).to(x.dtype)
+    return x.scatter(1, hidden_at[..., None].expand_as(answer), answer)
 
 
 def measure(hidden, other, x, valid, pairs, is_image):
@@ -306,58 +324,40 @@ def measure(hidden, other, x, valid, pairs, is_image):
 
 @torch.no_grad()
 def show_masks(model, dataset, rows, mask, ratio, n_query, out, run):
-    """Figure 2 and Table 7: two views by the same weights, beside baselines; and what 1,000 masks have in common."""
+    """Figure 2 and Table 7: two views by the same weights beside baselines, and numbers on 1,000 masks of each kind."""
     is_image = dataset.d_raw == 3 and round(dataset.n ** 0.5) ** 2 == dataset.n
-    kinds = {'random': 'random', f'{mask} 1': mask, f'{mask} 2': mask}
-    if is_image or dataset.is_bytes:
-        kinds = {'patch' if is_image else 'word': 'patch' if is_image else 'word', **kinds}
+    baseline = ['patch'] if is_image else ['word'] if dataset.is_bytes else []
+    kinds = {**{name: name for name in (*baseline, 'random')}, f'{mask} 1': mask, f'{mask} 2': mask}
     rows = np.random.default_rng(0).permutation(rows)[:1000]
-    generator, measured, drawn = torch.Generator(run.device), {}, []
-    pairs, together, often, some = higgs_pairs(dataset.columns), 0, 0, None
+    generator, pairs, measured, seen = torch.Generator(run.device), higgs_pairs(dataset.columns), {}, []
     for i, at, x, valid in scoring(dataset, rows, 100, run):
         valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
-        x_hat, views = model.embed(x), {}
-        for j, (name, kind) in enumerate(kinds.items()):
-            views[name] = model.choose_mask(x, x_hat, valid, kind, ratio, n_query,
-                                            generator.manual_seed(10 * i + j))
-        for name, other in ((f'{mask} 1', views[f'{mask} 2']), ('random', views[f'{mask} 2'])):
-            for what, v in measure(views[name], other, x, valid, pairs, is_image).items():
+        x_hat = model.embed(x)
+        views = {name: model.choose_mask(x, x_hat, valid, kind, ratio, n_query, generator.manual_seed(10 * i + j))
+                 for j, (name, kind) in enumerate(kinds.items())}
+        for name in (f'{mask} 1', 'random'):
+            for what, v in measure(views[name], views[f'{mask} 2'], x, valid, pairs, is_image).items():
                 measured.setdefault(what, {}).setdefault(name, []).append(v)
-        if not dataset.is_bytes and not is_image:
-            h = torch.cat([views[f'{mask} 1'], views[f'{mask} 2']]).double()
-            together, often = together + h.T @ h, often + h.sum(0)
-        some = some or (x, valid, x_hat, views)
-    x, valid, x_hat, views = some
+        seen.append((x, valid, x_hat, views) if i == 0 else (None, None, None, views))
+    x, valid, x_hat, views = seen[0]
     if is_image:
-        m = int(n_hidden(valid, ratio).max())
-        hidden_at, _ = positions(views[f'{mask} 1'], m)
-        visible_at, _ = positions(~views[f'{mask} 1'], dataset.n - m)
-        H, filled = model.encode(take(x_hat, visible_at))
-        answer = x.scatter(1, hidden_at[..., None].expand(-1, -1, 3), model.decode(H, filled, hidden_at).to(x.dtype))
-        columns = {'reference': x, **{name: x.masked_fill(v[..., None], torch.nan) for name, v in views.items()},
-                   'answer to 1': answer}
-        if dataset.norm['kind'] == 'standard':
-            columns = {name: v.cpu() * dataset.norm['std'] + dataset.norm['mean'] for name, v in columns.items()}
-        low, high = columns['reference'].min(), columns['reference'].max()
-        columns = {name: ((v[:4] - low) / (high - low)).cpu().numpy() for name, v in columns.items()}
-        image_sheet(columns, out / 'masks.png')
+        image_sheet({'reference': x, **{name: x.masked_fill(v[..., None], torch.nan) for name, v in views.items()},
+                     'answer to 1': reconstruct(model, x, x_hat, views[f'{mask} 1'])}, dataset.norm, out / 'masks.png')
     elif dataset.is_bytes:
-        nothing = torch.zeros_like(valid)
-        samples = [{name: (x[b, valid[b]][:300].tolist(), v[b, valid[b]][:300].tolist())
-                    for name, v in {'reference': nothing, **views}.items()} for b in range(min(3, len(x)))]
-        text_sheet(samples, out / 'masks.png')
+        views = {'reference': torch.zeros_like(valid), **views}
+        text_sheet([{name: (x[b, valid[b]].tolist(), v[b, valid[b]].tolist()) for name, v in views.items()}
+                    for b in range(min(3, len(x)))], out / 'masks.png')
     else:
-        N = 2 * len(rows)
-        P, p = (together / N).cpu().numpy(), (often / N).cpu().numpy()
-        std = np.sqrt(np.maximum(p * (1 - p), 1e-12))
-        print('correlation of being hidden, in hundredths; random masks have', round(-100 / (dataset.n - 1)))
         names = HIGGS_COLUMNS if pairs else dataset.columns
-        heat_map((P - np.outer(p, p)) / np.outer(std, std), names, out / 'masks.png')
-        print('how often each is hidden: ' + ', '.join(f'{name} {v:.2f}' for name, v in zip(names, p)))
-    print(f'{len(rows):,} rows, ratio {ratio}; mean and 95 % interval'.ljust(64) + f'{mask:>17}{"random":>17}')
+        hidden = torch.cat([v[f'{mask} {k}'] for *_, v in seen for k in (1, 2)]).cpu().numpy()  # (masks, n)
+        print(f'correlation of being hidden, in hundredths; among random masks it is {-100 / (dataset.n - 1):.0f}')
+        with np.errstate(invalid='ignore'):  # an input always hidden, or never, correlates with none
+            heat_map(np.nan_to_num(np.corrcoef(hidden.T)), names, out / 'masks.png')
+        print('how often each is hidden: ' + ', '.join(f'{name} {v:.2f}' for name, v in zip(names, hidden.mean(0))))
+    print(f'{len(rows):,} masks, ratio {ratio}; mean and 95 % interval'.ljust(62) + f'{mask:>17}{"random":>17}')
     for what, by_kind in measured.items():
         v = [torch.cat(by_kind[name]) for name in (f'{mask} 1', 'random')]
-        print(f'  {what:60}' + ''.join(f'{a.mean():9.4f} ± {1.96 * a.std() / len(a) ** 0.5:.4f}' for a in v))
+        print(f'  {what:60}' + ''.join(f'{a.mean():8.4f} ± {1.96 * a.std() / len(a) ** 0.5:.4f}' for a in v))
 
 
 def main():
