@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from configurator import configure, fail
 from data import FIRST_BYTE, HIGGS_COLUMNS, Dataset, prepare, scoring
@@ -88,7 +89,7 @@ def data_of(config, checkpoint, run):
 # drawing: a canvas, and four pictures on it
 
 BLUE, RED, GREY, INK = (53, 110, 174), (200, 60, 50), (205, 205, 205), (30, 30, 30)
-COLOURS = (GREY, RED, BLUE, (60, 150, 80), (150, 90, 170), (230, 150, 40), (70, 180, 190), (120, 80, 50), INK)[1:]
+COLOURS = (RED, BLUE, (60, 150, 80), (150, 90, 170), (230, 150, 40), (70, 180, 190), (120, 80, 50), INK)
 
 
 def canvas(width, height):
@@ -108,21 +109,16 @@ def save_png(image, path):
     print(f'{path}: {image.width} x {image.height}')
 
 
-def spark(ys, width=40):
-    """Numbers as a line of eight-step bars."""
-    ys = np.interp(np.linspace(0, len(ys) - 1, min(width, len(ys))), np.arange(len(ys)), ys)
-    steps = (ys - ys.min()) / (np.ptp(ys) or 1) * 7
-    return ''.join('▁▂▃▄▅▆▇█'[round(v)] for v in steps)
-
-
 def plot(panels, x_name, path):
     """panels: {what: {label: [(x, y), ..]}}. Prints every curve as a sparkline, and draws a panel each, in a PNG."""
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     for what, curves in panels.items():
         print(what)
         for label, points in curves.items():
-            ys = [y for _, y in points]
-            print(f'  {spark(ys):40}  {ys[0]:.4g} -> {ys[-1]:.4g}  {label}')
+            ys = np.array([y for _, y in points])
+            some = ys[np.linspace(0, len(ys) - 1, min(40, len(ys))).round().astype(int)]
+            line = ''.join('▁▂▃▄▅▆▇█'[round(v)] for v in (some - some.min()) / (np.ptp(some) or 1) * 7)
+            print(f'  {line:40}  {ys[0]:.4g} -> {ys[-1]:.4g}  {label}')
     across, w, h = min(len(panels), 3), 300, 200
     image, pen = canvas(across * w, -(-len(panels) // across) * h + 14 * len(labels) + 10)
     if image is None:
@@ -254,8 +250,8 @@ def overlap(model, x, n_inputs, m, k, generator):
 
 def show_overlap(model, dataset, rows, ratio, per_query, out, run):
     """
-    Figure 4: overlap against the number of inputs n', at fixed weights, on the 64 longest rows. k is the same for all n'
-    (per_query, or what all l queries need to meet the ratio), and m = round(r n' / k), as the authors' code draws them.
+    Figure 4: overlap against the number of inputs n', at fixed weights, on the 64 longest rows. k is the same for all
+    n' (per_query, or what l queries need to meet the ratio), and m = round(r n' / k), as the authors' code has it.
     """
     rows = rows[np.argsort(-dataset.lengths(rows), kind='stable')[:64]]
     n = int(dataset.lengths(rows).min())
@@ -301,45 +297,46 @@ def reconstruct(model, x, x_hat, hidden):
     return x.scatter(1, hidden_at[..., None].expand_as(answer), answer)
 
 
-def measure(hidden, other, x, valid, pairs, is_image):
+def measure(hidden, other, x, pairs, is_image):
     """What masks (B, n) join, a number for each: {what: (B,)}. `other`: another mask of the same rows."""
     values = {'also hidden in another view': (hidden & other).sum(1) / hidden.sum(1)}
     if is_image:
-        square = hidden.unflatten(1, (round(hidden.shape[1] ** 0.5), -1))
-        both = [(a & b).sum((1, 2)) for a, b in ((square[:, 1:], square[:, :-1]), (square[..., 1:], square[..., :-1]))]
-        around = torch.full_like(square[:1], 4, dtype=torch.int64)  # how many of the 4 neighbours are in the image
-        for edge in (around[:, 0], around[:, -1], around[..., 0], around[..., -1]):
-            edge -= 1
-        values['hidden neighbours of a hidden pixel, share'] = 2 * (both[0] + both[1]) / (around * square).sum((1, 2))
+        def around(t):  # of the four neighbours of each pixel, how many are in t (B, side, side)
+            t = F.pad(t, (1, 1, 1, 1))
+            return t[:, 2:, 1:-1] + t[:, :-2, 1:-1] + t[:, 1:-1, 2:] + t[:, 1:-1, :-2]
+        square = hidden.unflatten(1, (round(hidden.shape[1] ** 0.5), -1)).double()
+        hits, places = ((square * around(t)).sum((1, 2)) for t in (square, torch.ones_like(square)))
+        values['hidden neighbours of a hidden pixel, share'] = hits / places
     elif x.ndim == 2:
-        starts = hidden & ~torch.nn.functional.pad(hidden[:, :-1], (1, 0))
+        starts = hidden & ~F.pad(hidden[:, :-1], (1, 0))
         space = torch.isin(x, torch.tensor(SPACES, device=x.device))
         values['run of hidden bytes, mean length'] = hidden.sum(1) / starts.sum(1)
         values['spaces among the hidden bytes, share'] = (hidden & space).sum(1) / hidden.sum(1)
     for what, several in pairs.items():
-        values[f'{what}: a pair is hidden whole'] = torch.stack([hidden[:, i] & hidden[:, j] for i, j in several]
-                                                                ).double().mean(0)
+        i, j = torch.tensor(several).T
+        values[f'{what}: a pair is hidden whole'] = (hidden[:, i] & hidden[:, j]).double().mean(1)
     return {what: v.double().cpu() for what, v in values.items()}
 
 
 @torch.no_grad()
-def show_masks(model, dataset, rows, mask, ratio, n_query, out, run):
+def show_masks(model, dataset, rows, mask, ratio, n_query, batch_size, out, run):
     """Figure 2 and Table 7: two views by the same weights beside baselines, and numbers on 1,000 masks of each kind."""
     is_image = dataset.d_raw == 3 and round(dataset.n ** 0.5) ** 2 == dataset.n
     baseline = ['patch'] if is_image else ['word'] if dataset.is_bytes else []
     kinds = {**{name: name for name in (*baseline, 'random')}, f'{mask} 1': mask, f'{mask} 2': mask}
     rows = np.random.default_rng(0).permutation(rows)[:1000]
-    generator, pairs, measured, seen = torch.Generator(run.device), higgs_pairs(dataset.columns), {}, []
-    for i, at, x, valid in scoring(dataset, rows, 100, run):
+    generator, pairs, measured, hidden = torch.Generator(run.device), higgs_pairs(dataset.columns), {}, []
+    for i, at, x, valid in scoring(dataset, rows, batch_size, run):
         valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
         x_hat = model.embed(x)
         views = {name: model.choose_mask(x, x_hat, valid, kind, ratio, n_query, generator.manual_seed(10 * i + j))
                  for j, (name, kind) in enumerate(kinds.items())}
         for name in (f'{mask} 1', 'random'):
-            for what, v in measure(views[name], views[f'{mask} 2'], x, valid, pairs, is_image).items():
+            for what, v in measure(views[name], views[f'{mask} 2'], x, pairs, is_image).items():
                 measured.setdefault(what, {}).setdefault(name, []).append(v)
-        seen.append((x, valid, x_hat, views) if i == 0 else (None, None, None, views))
-    x, valid, x_hat, views = seen[0]
+        hidden += [] if is_image or dataset.is_bytes else [views[f'{mask} 1'], views[f'{mask} 2']]
+        first = (x, valid, x_hat, views) if i == 0 else first
+    x, valid, x_hat, views = first
     if is_image:
         image_sheet({'reference': x, **{name: x.masked_fill(v[..., None], torch.nan) for name, v in views.items()},
                      'answer to 1': reconstruct(model, x, x_hat, views[f'{mask} 1'])}, dataset.norm, out / 'masks.png')
@@ -349,7 +346,7 @@ def show_masks(model, dataset, rows, mask, ratio, n_query, out, run):
                     for b in range(min(3, len(x)))], out / 'masks.png')
     else:
         names = HIGGS_COLUMNS if pairs else dataset.columns
-        hidden = torch.cat([v[f'{mask} {k}'] for *_, v in seen for k in (1, 2)]).cpu().numpy()  # (masks, n)
+        hidden = torch.cat(hidden).cpu().numpy()  # (masks, n)
         print(f'correlation of being hidden, in hundredths; among random masks it is {-100 / (dataset.n - 1):.0f}')
         with np.errstate(invalid='ignore'):  # an input always hidden, or never, correlates with none
             heat_map(np.nan_to_num(np.corrcoef(hidden.T)), names, out / 'masks.png')
@@ -402,7 +399,8 @@ def main():
     if config['probe']:
         knobs = {'dataset': config['dataset'] or own['dataset'],
                  **{k: config[k] or own.get(k) or (head or {}).get(k) for k in ('target', 'metric')}}
-        head, labelled = settle_target(dataset, knobs, {'train', 'train' if config['split'] == 'all' else config['split']})
+        needed = {'train', config['split'].replace('all', 'train')}
+        head, labelled = settle_target(dataset, knobs, needed)
         learn = np.random.default_rng(0).permutation(labelled['train'])[:config['n_train']]
         for name, value in probe_rows(model, dataset, head, learn, rows, config, run).items():
             say(run, f'{name}, {head["metric"]} on {len(rows):,} {config["split"]} rows, '
@@ -415,10 +413,10 @@ def main():
         if config['show'] and config['mask'] is None and mask == 'random':
             mask = 'guided'  # what this model would choose
         check_masks([mask], [ratio], dataset.lengths(rows), dataset.d_raw)
-        path = config['ckpt'] if Path(config['ckpt']).is_dir() else Path(config['ckpt']).parent
-        path = Path(config['show_out'] or path)
+        path = Path(config['ckpt'])
+        path = Path(config['show_out'] or (path if path.is_dir() else path.parent))
         if config['show'] == 'masks':
-            show_masks(model, dataset, rows, mask, ratio, n_query, path, run)
+            show_masks(model, dataset, rows, mask, ratio, n_query, config['batch_size'], path, run)
         elif config['show'] == 'overlap':
             show_overlap(model, dataset, rows, ratio, config['inputs_per_query'], path, run)
         else:

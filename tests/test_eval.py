@@ -76,10 +76,9 @@ def test_measure_is_what_loops_count():
     torch.manual_seed(0)
     hidden, other = torch.rand(2, 30, 36) < 0.4
     hidden[:, 0] = True
-    valid = torch.ones_like(hidden)
     shared = [sum(a and b for a, b in zip(h, o)) / sum(h) for h, o in zip(hidden.tolist(), other.tolist())]
 
-    image = eval_py.measure(hidden, other, torch.zeros(30, 36, 3), valid, {}, True)
+    image = eval_py.measure(hidden, other, torch.zeros(30, 36, 3), {}, True)
     around = []
     for h in hidden.reshape(30, 6, 6).tolist():
         both = places = 0
@@ -94,14 +93,14 @@ def test_measure_is_what_loops_count():
 
     x = torch.randint(6, 262, (30, 36))
     x[:, ::5] = SPACES[0]
-    text = eval_py.measure(hidden, other, x, valid, {}, False)
+    text = eval_py.measure(hidden, other, x, {}, False)
     for b, h in enumerate(hidden.tolist()):
         runs = [len(r) for r in ''.join('x' if v else ' ' for v in h).split()]
         assert text['run of hidden bytes, mean length'][b] == pytest.approx(np.mean(runs))
         spaces = [v in SPACES for v, was in zip(x[b].tolist(), h) if was]
         assert text['spaces among the hidden bytes, share'][b] == pytest.approx(np.mean(spaces))
 
-    floats = eval_py.measure(hidden, other, torch.zeros(30, 36, 1), valid, {'some': [(0, 1), (2, 5)]}, False)
+    floats = eval_py.measure(hidden, other, torch.zeros(30, 36, 1), {'some': [(0, 1), (2, 5)]}, False)
     by_hand = [((h[0] and h[1]) + (h[2] and h[5])) / 2 for h in hidden.tolist()]
     np.testing.assert_allclose(floats['some: a pair is hidden whole'], by_hand)
 
