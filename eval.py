@@ -297,7 +297,7 @@ def reconstruct(model, x, x_hat, hidden):
     return x.scatter(1, hidden_at[..., None].expand_as(answer), answer)
 
 
-def measure(hidden, other, x, pairs, is_image):
+def measure(hidden, other, x, is_image):
     """What masks (B, n) join, a number for each: {what: (B,)}. `other`: another mask of the same rows."""
     values = {'also hidden in another view': (hidden & other).sum(1) / hidden.sum(1)}
     if is_image:
@@ -312,10 +312,21 @@ def measure(hidden, other, x, pairs, is_image):
         space = torch.isin(x, torch.tensor(SPACES, device=x.device))
         values['run of hidden bytes, mean length'] = hidden.sum(1) / starts.sum(1)
         values['spaces among the hidden bytes, share'] = (hidden & space).sum(1) / hidden.sum(1)
+    return {what: v.double().cpu() for what, v in values.items()}
+
+
+def joined(hidden, pairs):
+    """
+    How often masks (N, n) hide both of a pair, a mean over the pairs of each kind, a number for each mask:
+    {what: (N,)}. And how much more often than inputs hidden as often, but independently: as a correlation.
+    """
+    h, values = hidden.double(), {}
+    z = (h - h.mean(0)) / h.std(0, correction=0).clamp(min=1e-9)
     for what, several in pairs.items():
         i, j = torch.tensor(several).T
-        values[f'{what}: a pair is hidden whole'] = (hidden[:, i] & hidden[:, j]).double().mean(1)
-    return {what: v.double().cpu() for what, v in values.items()}
+        values[f'{what}: both hidden'] = (h[:, i] * h[:, j]).mean(1)
+        values[f'{what}: correlation'] = (z[:, i] * z[:, j]).mean(1)
+    return values
 
 
 @torch.no_grad()
@@ -325,16 +336,17 @@ def show_masks(model, dataset, rows, mask, ratio, n_query, batch_size, out, run)
     baseline = ['patch'] if is_image else ['word'] if dataset.is_bytes else []
     kinds = {**{name: name for name in (*baseline, 'random')}, f'{mask} 1': mask, f'{mask} 2': mask}
     rows = np.random.default_rng(0).permutation(rows)[:1000]
-    generator, pairs, measured, hidden = torch.Generator(run.device), higgs_pairs(dataset.columns), {}, []
+    generator, pairs, measured, hidden = torch.Generator(run.device), higgs_pairs(dataset.columns), {}, {}
     for i, at, x, valid in scoring(dataset, rows, batch_size, run):
         valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
         x_hat = model.embed(x)
         views = {name: model.choose_mask(x, x_hat, valid, kind, ratio, n_query, generator.manual_seed(10 * i + j))
                  for j, (name, kind) in enumerate(kinds.items())}
         for name in (f'{mask} 1', 'random'):
-            for what, v in measure(views[name], views[f'{mask} 2'], x, pairs, is_image).items():
+            for what, v in measure(views[name], views[f'{mask} 2'], x, is_image).items():
                 measured.setdefault(what, {}).setdefault(name, []).append(v)
-        hidden += [] if is_image or dataset.is_bytes else [views[f'{mask} 1'], views[f'{mask} 2']]
+        for name in () if is_image or dataset.is_bytes else views:
+            hidden.setdefault(name, []).append(views[name].cpu())
         first = (x, valid, x_hat, views) if i == 0 else first
     x, valid, x_hat, views = first
     if is_image:
@@ -346,7 +358,10 @@ def show_masks(model, dataset, rows, mask, ratio, n_query, batch_size, out, run)
                     for b in range(min(3, len(x)))], out / 'masks.png')
     else:
         names = HIGGS_COLUMNS if pairs else dataset.columns
-        hidden = torch.cat(hidden).cpu().numpy()  # (masks, n)
+        for name in (f'{mask} 1', 'random'):
+            for what, v in joined(torch.cat(hidden[name]), pairs).items():
+                measured.setdefault(what, {})[name] = [v]
+        hidden = torch.cat(hidden[f'{mask} 1'] + hidden[f'{mask} 2']).numpy()  # (masks, n)
         print(f'correlation of being hidden, in hundredths; among random masks it is {-100 / (dataset.n - 1):.0f}')
         with np.errstate(invalid='ignore'):  # an input always hidden, or never, correlates with none
             heat_map(np.nan_to_num(np.corrcoef(hidden.T)), names, out / 'masks.png')

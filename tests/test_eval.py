@@ -78,7 +78,7 @@ def test_measure_is_what_loops_count():
     hidden[:, 0] = True
     shared = [sum(a and b for a, b in zip(h, o)) / sum(h) for h, o in zip(hidden.tolist(), other.tolist())]
 
-    image = eval_py.measure(hidden, other, torch.zeros(30, 36, 3), {}, True)
+    image = eval_py.measure(hidden, other, torch.zeros(30, 36, 3), True)
     around = []
     for h in hidden.reshape(30, 6, 6).tolist():
         both = places = 0
@@ -93,16 +93,24 @@ def test_measure_is_what_loops_count():
 
     x = torch.randint(6, 262, (30, 36))
     x[:, ::5] = SPACES[0]
-    text = eval_py.measure(hidden, other, x, {}, False)
+    text = eval_py.measure(hidden, other, x, False)
     for b, h in enumerate(hidden.tolist()):
         runs = [len(r) for r in ''.join('x' if v else ' ' for v in h).split()]
         assert text['run of hidden bytes, mean length'][b] == pytest.approx(np.mean(runs))
         spaces = [v in SPACES for v, was in zip(x[b].tolist(), h) if was]
         assert text['spaces among the hidden bytes, share'][b] == pytest.approx(np.mean(spaces))
 
-    floats = eval_py.measure(hidden, other, torch.zeros(30, 36, 1), {'some': [(0, 1), (2, 5)]}, False)
-    by_hand = [((h[0] and h[1]) + (h[2] and h[5])) / 2 for h in hidden.tolist()]
-    np.testing.assert_allclose(floats['some: a pair is hidden whole'], by_hand)
+
+def test_joined_is_what_loops_count():
+    often = torch.tensor([0.2, 0.4, 0.5, 0.5, 0.8, 0.9])
+    hidden = torch.rand(50, 6, generator=torch.Generator().manual_seed(0)) < often
+    hidden[:, 2] = hidden[:, 3]
+    values = eval_py.joined(hidden, {'some': [(0, 1), (2, 3)], 'one': [(4, 5)]})
+    h = hidden.tolist()
+    np.testing.assert_allclose(values['some: both hidden'], [((r[0] and r[1]) + (r[2] and r[3])) / 2 for r in h])
+    C = np.corrcoef(hidden.numpy().T)
+    assert values['some: correlation'].mean().item() == pytest.approx((C[0, 1] + 1) / 2)
+    assert values['one: correlation'].mean().item() == pytest.approx(C[4, 5])
 
 
 def test_higgs_pairs_are_of_one_object():
