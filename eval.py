@@ -105,7 +105,7 @@ def canvas(width, height):
 
 def save_png(image, path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, optimize=True)
+    image.quantize(256).save(path, optimize=True)
     print(f'{path}: {image.width} x {image.height}')
 
 
@@ -207,7 +207,7 @@ def image_sheet(columns, norm, path):
         for i in range(len(x)):
             one = Image.fromarray((x[i, j] * 255).byte().numpy().reshape(side, side, 3))
             image.paste(one.resize((side * scale, side * scale), Image.NEAREST), (cell * j + 2, 18 + cell * i))
-    save_png(image.quantize(256), path)
+    save_png(image, path)
 
 
 # -----------------------------------------------------------------------------
