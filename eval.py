@@ -92,14 +92,14 @@ BLUE, RED, GREY, INK = (53, 110, 174), (200, 60, 50), (205, 205, 205), (30, 30, 
 COLOURS = (RED, BLUE, (60, 150, 80), (150, 90, 170), (230, 150, 40), (70, 180, 190), (120, 80, 50), INK)
 
 
-def canvas(width, height):
-    """A white Pillow image and its pen, or (None, None) where there is no Pillow, with a line that says so."""
+def canvas(pixels):
+    """pixels (height, width, 3) uint8 as a Pillow image, and its pen; (None, None), and a line, where there is none."""
     try:
         from PIL import Image, ImageDraw
     except ImportError:
         print('Pillow is not installed, so there is no PNG: pip install pillow')
         return None, None
-    image = Image.new('RGB', (width, height), 'white')
+    image = Image.fromarray(pixels)
     return image, ImageDraw.Draw(image)
 
 
@@ -120,7 +120,8 @@ def plot(panels, x_name, path):
             line = ''.join('▁▂▃▄▅▆▇█'[round(v)] for v in (some - some.min()) / (np.ptp(some) or 1) * 7)
             print(f'  {line:40}  {ys[0]:.4g} -> {ys[-1]:.4g}  {label}')
     across, w, h = min(len(panels), 3), 300, 200
-    image, pen = canvas(across * w, -(-len(panels) // across) * h + 14 * len(labels) + 10)
+    height = -(-len(panels) // across) * h + 14 * len(labels) + 10
+    image, pen = canvas(np.full((height, across * w, 3), 255, np.uint8))
     if image is None:
         return
     for i, (what, curves) in enumerate(panels.items()):
@@ -145,47 +146,53 @@ def plot(panels, x_name, path):
     save_png(image, path)
 
 
+def picture(cells, size, path, left=(), top=(), letters=()):
+    """
+    cells (rows, columns, 3) uint8 as a PNG, each cell size = (width, height) pixels large; beside them a name for each
+    row, above them names spread evenly; on them letters (row, column, character, colour).
+    """
+    w, h = size
+    x0, y0 = 7 * max(map(len, left), default=0) + 8, 18
+    pixels = cells.repeat(h, 0).repeat(w, 1)
+    image, pen = canvas(np.pad(pixels, ((y0, 8), (x0, 8), (0, 0)), constant_values=255))
+    if image is None:
+        return
+    for i, name in enumerate(left):
+        pen.text((x0 - 4, y0 + h * i + h // 2), name, INK, anchor='rm')
+    for j, name in enumerate(top):
+        pen.text((x0 + w * cells.shape[1] * j // len(top), 3), name, INK)
+    for i, j, c, colour in letters:
+        pen.text((x0 + w * j + w // 2, y0 + h * i + h // 2), c, colour, anchor='mm')
+    save_png(image, path)
+
+
 def heat_map(C, names, path):
-    """C (n, n) from -1, blue, over 0, white, to 1, red: as a PNG, and as hundredths in text."""
+    """C (n, n) from -1, blue, over 0, white, to 1, red: as a PNG, and as hundredths in text. The diagonal is grey."""
     width = max(map(len, names))
     for i, name in enumerate(names):
         print(f'{name:>{width}} ' + ''.join(f'{100 * v:4.0f}' if i != j else '   .' for j, v in enumerate(C[i])))
-    cell, margin = 16, 7 * width + 8
-    image, pen = canvas(margin + cell * len(C) + 8, 24 + cell * len(C) + 8)
-    if image is None:
-        return
-    pen.text((8, 6), 'hidden together (red) or apart (blue), correlation', INK)
-    for i, name in enumerate(names):
-        pen.text((margin - 4, 24 + cell * i + 2), name, INK, anchor='ra')
-        for j, v in enumerate(C[i]):
-            full = np.array(RED if v > 0 else BLUE)
-            colour = GREY if i == j else tuple((255 + (full - 255) * min(abs(v), 1)).astype(int).tolist())
-            pen.rectangle((margin + cell * j, 24 + cell * i, margin + cell * (j + 1) - 2, 22 + cell * (i + 1)), colour)
-    save_png(image, path)
+    full = np.where(C[..., None] > 0, RED, BLUE)  # (n, n, 3)
+    cells = 255 + (full - 255) * np.minimum(abs(C), 1)[..., None]
+    cells[np.arange(len(C)), np.arange(len(C))] = GREY
+    picture(cells.astype(np.uint8), (16, 16), path, names, ['hidden together (red) or apart (blue), correlation'])
 
 
 def text_sheet(samples, path, width=100):
     """samples: a list of {name: (ids (n,), hidden (n,))}. Hidden characters are red in a terminal, else blocks."""
-    lines = []  # (title or '', [(character, hidden), ..])
+    lines = []  # (name or '', characters, hidden)
     for views in samples:
         for name, (ids, hidden) in views.items():
-            cells = [(chr(i - FIRST_BYTE) if 32 <= i - FIRST_BYTE < 127 else '·', h) for i, h in zip(ids, hidden)]
-            lines += [(name * (at == 0), cells[at:at + width]) for at in range(0, len(cells), width)]
-        lines.append(('', []))
-    for name, cells in lines:
-        marked = (f'\033[41;97m{c}\033[0m' if sys.stdout.isatty() else '█' if c != ' ' else '░' for c, _ in cells)
-        print(f'{name:>10} ' + ''.join(m if h else c for (c, h), m in zip(cells, marked)))
-    image, pen = canvas(90 + 7 * width, 14 * len(lines) + 4)
-    if image is None:
-        return
-    for i, (name, cells) in enumerate(lines):
-        pen.text((80, 14 * i + 2), name, BLUE, anchor='ra')
-        for j, (c, h) in enumerate(cells):
-            at = 88 + 7 * j, 14 * i + 2
-            if h:
-                pen.rectangle((at[0], at[1], at[0] + 6, at[1] + 12), RED)
-            pen.text((at[0] + 3, at[1]), c, 'white' if h else INK, anchor='ma')
-    save_png(image, path)
+            text = ''.join(chr(i - FIRST_BYTE) if 32 <= i - FIRST_BYTE < 127 else '·' for i in ids)
+            lines += [(name * (at == 0), text[at:at + width], hidden[at:at + width])
+                      for at in range(0, len(text), width)]
+        lines.append(('', '', []))
+    cells, letters = np.full((len(lines), width, 3), 255, np.uint8), []
+    for i, (name, text, hidden) in enumerate(lines):
+        marks = (f'\033[41;97m{c}\033[0m' if sys.stdout.isatty() else '░' if c == ' ' else '█' for c in text)
+        print(f'{name:>10} ' + ''.join(m if h else c for c, h, m in zip(text, hidden, marks)))
+        cells[i, np.flatnonzero(hidden)] = RED
+        letters += [(i, j, c, 'white' if h else INK) for j, (c, h) in enumerate(zip(text, hidden))]
+    picture(cells, (7, 14), path, [name for name, *_ in lines], letters=letters)
 
 
 def image_sheet(columns, norm, path):
@@ -196,18 +203,9 @@ def image_sheet(columns, norm, path):
     low, high = x[:, 0].min(), x[:, 0].max()  # of the first column, which hides nothing
     x = ((x - low) / (high - low)).clamp(0, 1).nan_to_num(0.6)
     side = round(x.shape[2] ** 0.5)
-    scale = max(1, 96 // side)
-    cell = side * scale + 4
-    image, pen = canvas(cell * x.shape[1], 18 + cell * len(x))
-    if image is None:
-        return
-    from PIL import Image
-    for j, name in enumerate(columns):
-        pen.text((cell * j + 2, 3), name, INK)
-        for i in range(len(x)):
-            one = Image.fromarray((x[i, j] * 255).byte().numpy().reshape(side, side, 3))
-            image.paste(one.resize((side * scale, side * scale), Image.NEAREST), (cell * j + 2, 18 + cell * i))
-    save_png(image, path)
+    x = F.pad(x.unflatten(2, (side, side)), (0, 0, 0, 1, 0, 1), value=1.0)  # (4, columns, side + 1, side + 1, 3)
+    x = (x * 255).byte().permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+    picture(x.numpy(), (max(1, 96 // side),) * 2, path, top=list(columns))
 
 
 # -----------------------------------------------------------------------------

@@ -127,21 +127,6 @@ def guided_exact(x, attend, valid, can_query, mask_ratio, n_query, generator, lo
 
 
 @torch.no_grad()
-def balanced(x, attend, valid, can_query, mask_ratio, n_query, generator, looseness=None):
-    """
-    Not in the paper: `guided`, each input's attention first divided by its mean over all queries that may be drawn.
-    Inputs that every query favours then wait their turn. It needs the whole map, l x n: for short inputs.
-    """
-    everyone = torch.arange(can_query.shape[1], device=valid.device).expand(can_query.shape)
-    A = attend(everyone).sum(1) * can_query[..., None]  # (B, l, n)
-    usual = A.sum(1, keepdim=True).clamp(min=1e-12)  # (B, 1, n); the sum ranks as the mean does
-
-    def compared(R):
-        return (A / usual).gather(1, R[..., None].expand(-1, -1, A.shape[2]))[:, None]  # (B, 1, |R|, n)
-    return guided(x, compared, valid, can_query, mask_ratio, n_query, generator, looseness)
-
-
-@torch.no_grad()
 def random(x, attend, valid, can_query, mask_ratio, n_query, generator, looseness=None):
     """The baseline: hide as many inputs, drawn uniformly."""
     noise = uniform(valid, generator).masked_fill(~valid, -1.0)  # (B, n)
@@ -179,8 +164,7 @@ def whole_groups(group, valid, mask_ratio, generator):
     return keep_top_k(order.masked_fill(~valid, -1.0), n_hidden(valid, mask_ratio))
 
 
-MASKS = {'guided': guided, 'guided_exact': guided_exact, 'balanced': balanced, 'random': random, 'word': word,
-         'patch': patch}
+MASKS = {'guided': guided, 'guided_exact': guided_exact, 'random': random, 'word': word, 'patch': patch}
 
 
 def check_masks(masks, ratios, lengths, d_raw):

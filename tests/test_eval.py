@@ -166,7 +166,7 @@ def test_masks_of_images(run, tmp_path):
     out = run('eval.py', '--ckpt=ckpt', '--show=masks', '--split=all', '--show_out=pics').stdout
     assert 'hidden neighbours of a hidden pixel' in out
     image = png(tmp_path / 'pics/masks.png')
-    assert image.size == (6 * 100, 18 + 4 * 100)  # 8 x 8 pixels, twelvefold
+    assert image.size == (8 + 6 * 9 * 12 + 8, 18 + 4 * 9 * 12 + 8)  # 8 x 8 pixels and a gap, twelvefold
 
 
 def test_reconstruction_leaves_visible_inputs_alone():
