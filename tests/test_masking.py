@@ -258,3 +258,16 @@ def test_masks_that_do_not_fit_the_data(mask, d_raw, n, capsys):
     assert end.value.code == 2 and f'mask={mask}' in error and error.count('\n') == 1
     check_masks(('word',), (0.5,), np.full(3, n), 0)
     check_masks(('patch',), (0.5,), np.full(3, 16), 3)
+
+
+@pytest.mark.parametrize('mask', MASKS)
+def test_each_mask_compiles_in_one_piece(mask):
+    """No graph break (a break is an error with fullgraph), and the same masks; dynamo's own backend runs PyTorch."""
+    model, x = model_and_input(0, 25, B=4, discrete=mask != 'patch')
+    valid = None if mask == 'patch' else padded(4, 25, seed=0)
+    torch._dynamo.reset()
+    masks = []
+    for f in (model, torch.compile(model, backend='eager', fullgraph=True)):
+        torch.manual_seed(1)
+        masks.append(f(x, valid, mask, 0.3, 3)[1])
+    assert torch.equal(*masks)
