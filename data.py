@@ -53,6 +53,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from configurator import configure, fail, nearest
+from masking import FIRST_BYTE
 
 # knobs of `python data.py NAME`; the stages have the same
 dataset = ''  # a name from DATASETS, or a file
@@ -70,7 +71,7 @@ image_size = 192  # images: side in pixels that the model sees
 SPLITS = ('train', 'valid', 'test')
 SPLIT_NAMES = {'train': 0, 'training': 0, 'valid': 1, 'val': 1, 'validation': 1, 'dev': 1, 'test': 2, '': -1,
                'draw': 3, 'draw valid': 4}  # drawn by the shares: all three splits; train and valid only
-PAD, CLS, SEP, FIRST_BYTE = 0, 4, 5, 6  # ids of Perceiver IO: byte b is b + 6
+PAD, CLS, SEP = 0, 4, 5  # ids of Perceiver IO: byte b is b + FIRST_BYTE
 CHUNK = 8192  # rows read or written at a time, which bounds the memory
 FORMAT = 2  # part of a prepared folder's name: raise it when the layout or a reader changes
 TIMEOUT, WAITS = (10, 30), (1, 4, 15, 60)  # downloads: seconds to connect and between bytes; before each new try

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from configurator import configure, fail
-from data import DATASETS, LOWER_IS_BETTER, METRICS, SPLITS, class_numbers, fit_norm, micro_batches, mix, prefetch
+from data import DATASETS, LOWER_IS_BETTER, fit_norm, micro_batches, mix, prefetch
 from model import build, load, load_weights, make_optimizer, save
-from pretrain import (Stop, check_batch, check_knobs, finish, log_line, lr_at, must_match, prepared, say, score_rows,
-                      seed_all, set_up, take_step, wrap)
+from pretrain import (Stop, check_batch, check_knobs, encode, finish, log_line, lr_at, must_match, prepared, say,
+                      score_rows, seed_all, set_up, settle_target, take_step, wrap)
 
 
 # -----------------------------------------------------------------------------
@@ -82,41 +82,6 @@ eval_interval: int | None = 28  # steps between validations; None = an epoch
 # -----------------------------------------------------------------------------
 
 
-def settle_target(dataset, config):
-    """What the labels are and what to measure. -> head (see data.score), {split: rows with a label}"""
-    entry = DATASETS.get(config['dataset'], {})
-    target = config['target'] or entry.get('target')
-    if target not in ('binary', 'multiclass', 'regression'):
-        fail(f'target={target!r}: say --target=binary, multiclass or regression')
-    metric = config['metric'] or entry.get('metric') or ('rmse' if target == 'regression' else 'accuracy')
-    if metric not in METRICS:
-        fail(f'metric={metric!r}: one of {", ".join(METRICS)}')
-    if (target == 'regression') != (metric in ('rmse', 'spearman')):
-        fail(f'metric={metric} does not fit target={target}')
-    if metric in ('roc_auc', 'f1', 'matthews') and target != 'binary':
-        fail(f'metric={metric} is for target=binary')
-    labelled = {split: dataset.rows(split) for split in SPLITS}
-    labelled = {split: rows[~np.isnan(dataset.y[rows])] for split, rows in labelled.items()}
-    for split, rows in labelled.items():
-        if not len(rows):
-            fail(f'{config["dataset"]} has no labelled {split} rows: see label_column and the split knobs')
-    head = dict(target=target, metric=metric)
-    if target == 'regression':
-        if dataset.meta['classes']:
-            fail(f'target=regression, but the labels are text such as {dataset.meta["classes"][0]!r}')
-        return head, labelled
-    head['classes'] = sorted(set(dataset.labels(labelled['train'])))
-    if target == 'binary' and len(head['classes']) != 2:
-        fail(f'target=binary, but the training labels have {len(head["classes"])} values: '
-             f'say --target=multiclass or regression')
-    for c in head['classes']:
-        if isinstance(c, float) and c != round(c):
-            fail(f'target={target}, but the label {c:g} is no class: say --target=regression')
-    for split in SPLITS:
-        class_numbers(dataset.labels(labelled[split]), head['classes'])  # fails on a class that no training row has
-    return head, labelled
-
-
 def merit(metric, value):
     """A score as a number to be made large."""
     return -value if metric in LOWER_IS_BETTER else value
@@ -134,12 +99,7 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
     rows = labelled['train']
     if config['n_train'] is not None:
         rows = np.random.default_rng(seed).permutation(rows)[:config['n_train']]
-    y = dataset.y[rows]
-    if head['target'] == 'regression':
-        head = {**head, 'mean': float(y.mean()), 'std': float(y.std()) or 1.0}
-        y = (y - head['mean']) / head['std']
-    else:
-        y = class_numbers(dataset.labels(rows), head['classes'])
+    y, head = encode(dataset, rows, head)
     labels = torch.zeros(len(dataset.y), dtype=torch.int64 if head['target'] == 'multiclass' else torch.float32)
     labels[rows] = torch.from_numpy(y).to(labels.dtype)
 

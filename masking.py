@@ -10,8 +10,9 @@ One polarity everywhere: in a mask True means HIDDEN; in `valid` True means a re
 
 Every way to mask has one signature, so that `mask = 'guided'` is a look-up in MASKS at the end of this file:
 
-    mask_function(attend, valid, can_query, mask_ratio, n_query, generator, looseness) -> mask (B, n) bool
+    mask_function(x, attend, valid, can_query, mask_ratio, n_query, generator, looseness) -> mask (B, n) bool
 
+    x           (B, n) int64 ids or (B, n, d_raw) float: the raw inputs, which only `word` looks at
     attend      function: R (B, |R|) int64 -> attention of those queries (B, h, |R|, n), softmax over valid inputs
     valid       (B, n) bool
     can_query   (B, l) bool, the rows that may be drawn: all latents (cross-attention), or valid inputs (self-attention)
@@ -19,7 +20,8 @@ Every way to mask has one signature, so that `mask = 'guided'` is a look-up in M
     n_query     |R|
     generator   torch.Generator on the tensors' device: all the randomness there is. None = torch's global one, which
                 torch.compile needs (it cannot trace a Generator)
-    looseness   None, or a number (0-d tensor) from 1, any inputs may be hidden, to 0, the top of the attention only
+    looseness   None, or a number (0-d tensor) from 1, any inputs may be hidden, to 0, the top of the attention only.
+                The baselines, which have no top, pay no heed to it
 
 Nothing here has a gradient: the choice of mask is not differentiated (Algorithm 1).
 """
@@ -27,8 +29,13 @@ Nothing here has a gradient: the choice of mask is not differentiated (Algorithm
 import math
 
 import torch
+import torch.nn.functional as F
 
 from configurator import fail, nearest
+
+FIRST_BYTE = 6  # byte b has the id b + 6, as in Perceiver IO; smaller ids are no bytes
+SPACES = tuple(FIRST_BYTE + b for b in b' \t\n\v\f\r')
+SQUARE = 16  # side of `patch`'s squares in pixels (section 5.4)
 
 
 def n_hidden(valid, mask_ratio):
@@ -81,36 +88,90 @@ def keep_top_k(v, k):
     return torch.zeros_like(chosen).scatter_(1, order, chosen)
 
 
-@torch.no_grad()
-def guided(attend, valid, can_query, mask_ratio, n_query, generator, looseness=None):
-    """
-    The paper's mask, Eq. 2-5: one top-k of the attention summed over the heads and a few random queries.
+def widened(k, valid, looseness):
+    """How large a top to choose, of which `thinned` keeps k: from all inputs (looseness 1) down to k (None or 0)."""
+    return k if looseness is None else k + ((valid.sum(1) - k) * looseness).round().long()
 
-    With a looseness, as the authors' code anneals physics: hide a random k of a larger top, which shrinks from all
-    inputs (looseness 1: random masks) to k (looseness 0: the paper's mask).
-    """
+
+def thinned(top, k, looseness, generator):
+    """A random k (B,) of the chosen top (B, n): the authors' anneal of guided masks from random ones, for physics."""
+    return top if looseness is None else keep_top_k(uniform(top, generator).masked_fill(~top, -1.0), k)
+
+
+@torch.no_grad()
+def guided(x, attend, valid, can_query, mask_ratio, n_query, generator, looseness=None):
+    """The paper's mask, Eq. 2-5: one top-k of the attention summed over the heads and a few random queries."""
     R = sample_queries(can_query, n_query, generator)  # (B, |R|)
     A = attend(R) * can_query.gather(1, R)[:, None, :, None]  # (B, h, |R|, n)
     total = A.sum((1, 2)).masked_fill(~valid, -1.0)  # (B, n); any real attention beats padding's -1
     k = n_hidden(valid, mask_ratio)
-    if looseness is not None:
-        top = keep_top_k(total, k + ((valid.sum(1) - k) * looseness).round().long())
-        total = uniform(valid, generator).masked_fill(~top, -1.0)
-    return keep_top_k(total, k)
+    return thinned(keep_top_k(total, widened(k, valid, looseness)), k, looseness, generator)
 
 
 @torch.no_grad()
-def random(attend, valid, can_query, mask_ratio, n_query, generator, looseness=None):
+def guided_exact(x, attend, valid, can_query, mask_ratio, n_query, generator, looseness=None):
+    """
+    What Eq. 4 approximates (section 4.1, appendix D): the drawn queries in turn, each hides its own top among what is
+    left. With k to hide and q queries, each takes k // q, the first k % q one more. One query: the same as `guided`.
+    """
+    R = sample_queries(can_query, n_query, generator)  # (B, |R|)
+    drawn = can_query.gather(1, R)  # False: a sample has fewer queries than that, and these come last
+    A = attend(R).sum(1)  # (B, |R|, n)
+    k = n_hidden(valid, mask_ratio)
+    quota, q = widened(k, valid, looseness), drawn.sum(1).clamp(min=1)  # (B,), (B,)
+    hidden = torch.zeros_like(valid)
+    for i in range(R.shape[1]):  # one after the other: the cost that the approximation saves
+        share = (quota // q + (i < quota % q)) * drawn[:, i]  # (B,)
+        hidden = hidden | keep_top_k(A[:, i].masked_fill(hidden | ~valid, -1.0), share)
+    return thinned(hidden, k, looseness, generator)
+
+
+@torch.no_grad()
+def random(x, attend, valid, can_query, mask_ratio, n_query, generator, looseness=None):
     """The baseline: hide as many inputs, drawn uniformly."""
     noise = uniform(valid, generator).masked_fill(~valid, -1.0)  # (B, n)
     return keep_top_k(noise, n_hidden(valid, mask_ratio))
 
 
-MASKS = {'guided': guided, 'random': random}
+@torch.no_grad()
+def word(x, attend, valid, can_query, mask_ratio, n_query, generator, looseness=None):
+    """
+    Whole words of text in random order, as Perceiver IO masks them: a word is a run of bytes that are not spaces.
+    CLS, SEP and spaces belong to no word. A text without spaces is one word, of which the start is hidden.
+    """
+    letter = (x >= FIRST_BYTE) & ~torch.isin(x, torch.tensor(SPACES, device=x.device)) & valid
+    starts = letter & ~F.pad(letter[:, :-1], (1, 0))
+    return whole_groups(torch.where(letter, starts.cumsum(1) - 1, -1), valid, mask_ratio, generator)
 
 
-def check_masks(masks, ratios, lengths):
-    """Fails unless each mask is known and its ratio hides something, but of no row everything. lengths (N,) numpy."""
+@torch.no_grad()
+def patch(x, attend, valid, can_query, mask_ratio, n_query, generator, looseness=None):
+    """Squares of a square image, 16 x 16 pixels, on a grid, in random order. Below 64 x 64 a quarter of the side."""
+    side = math.isqrt(x.shape[1])
+    size = max(min(SQUARE, side // 4), 1)
+    at = torch.arange(side, device=x.device) // size
+    group = (at[:, None] * -(-side // size) + at).flatten()  # (n,), squares numbered row by row
+    return whole_groups(group.expand(valid.shape), valid, mask_ratio, generator)
+
+
+def whole_groups(group, valid, mask_ratio, generator):
+    """
+    Hides whole groups in random order, the last one cut short, its first inputs hidden, so that the count is exact.
+    group (B, n) int64: from 0 to n - 1, or -1 for an input in none, which comes after all groups, in random order too.
+    """
+    noise = uniform(valid, generator)  # (B, n)
+    order = torch.where(group >= 0, 1 + noise.gather(1, group.clamp(min=0)), noise)  # ties, in a group: lower index
+    return keep_top_k(order.masked_fill(~valid, -1.0), n_hidden(valid, mask_ratio))
+
+
+MASKS = {'guided': guided, 'guided_exact': guided_exact, 'random': random, 'word': word, 'patch': patch}
+
+
+def check_masks(masks, ratios, lengths, d_raw):
+    """
+    Fails unless each mask is known and fits the data, and its ratio hides something, but of no row everything.
+    lengths (N,) numpy, inputs of each row; d_raw as in model.py, 0 = bytes.
+    """
     if len(ratios) != len(masks):
         fail(f'mask names {len(masks)} kind(s), {", ".join(masks)}, and mask_ratio has {len(ratios)} values: one each')
     if len(set(masks)) < len(masks):
@@ -118,6 +179,11 @@ def check_masks(masks, ratios, lengths):
     for mask, ratio in zip(masks, ratios):
         if mask not in MASKS:
             fail(f'unknown mask {mask!r}; the nearest is {nearest(mask, MASKS)!r}')
+        if mask == 'word' and d_raw:
+            fail('mask=word hides words of text; these data are numbers: guided or random')
+        if mask == 'patch' and (not d_raw or math.isqrt(int(lengths.max())) ** 2 != lengths.max()):
+            fail(f'mask=patch hides squares of square images; these data are {"rows of" if d_raw else "bytes, up to"} '
+                 f'{lengths.max()} inputs: guided or random')
         if not ratio > 0 or round(ratio * int(lengths.max())) == 0:
             fail(f'mask_ratio={ratio} hides nothing of {lengths.max()} inputs: raise it')
         full = [n for n in set(lengths.tolist()) if round(ratio * n) >= n]

@@ -11,6 +11,7 @@ Layer by layer as in the authors' code (see ../shared/reference-notes.md); only 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -155,18 +156,22 @@ class SMA(nn.Module):
         return F.dropout(x_hat, self.config.dropout, self.training)
 
     @torch.no_grad()
-    def choose_mask(self, x_hat, valid, mask, mask_ratio, n_query, generator, looseness=None):
+    def attention(self, x_hat, valid, R):
+        """The masking layer's attention of the queries R (B, |R|): -> (B, h, |R|, n). No l x n map is ever made."""
+        rows = self.latents[R] if self.config.n_latent else take(x_hat, R)  # (B, |R|, d)
+        q = self.first.heads(self.first.query(self.first.ln_query(rows)))  # (B, h, |R|, d_k)
+        return attention_map(q, self.first.heads(self.first.key(x_hat)), valid)
+
+    def can_query(self, valid):
+        """Which queries there are to draw: valid inputs, or all latents. valid (B, n) -> (B, n or n_latent) bool"""
+        n_latent = self.config.n_latent
+        return torch.ones(len(valid), n_latent, dtype=torch.bool, device=valid.device) if n_latent else valid
+
+    @torch.no_grad()
+    def choose_mask(self, x, x_hat, valid, mask, mask_ratio, n_query, generator, looseness=None):
         """Which inputs to hide (masking.py), from this model's first layer: -> (B, n) bool, True = hidden."""
-        can_query = valid
-        if self.config.n_latent:
-            can_query = torch.ones(len(x_hat), self.config.n_latent, dtype=torch.bool, device=x_hat.device)
-
-        def attend(R):  # only the drawn queries are ever projected: no l x n map is made
-            rows = self.latents[R] if self.config.n_latent else take(x_hat, R)  # (B, |R|, d)
-            q = self.first.heads(self.first.query(self.first.ln_query(rows)))  # (B, h, |R|, d_k)
-            return attention_map(q, self.first.heads(self.first.key(x_hat)), valid)
-
-        return MASKS[mask](attend, valid, can_query, mask_ratio, n_query, generator, looseness)
+        return MASKS[mask](x, partial(self.attention, x_hat, valid), valid, self.can_query(valid), mask_ratio,
+                           n_query, generator, looseness)
 
     def encode(self, x_hat, filled=None):
         """
@@ -198,7 +203,7 @@ class SMA(nn.Module):
         m = round(mask_ratio * n)
         x_hat = self.embed(x)
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
-        hidden = self.choose_mask(x_hat, real, mask, mask_ratio, n_query, generator, looseness)  # (B, n)
+        hidden = self.choose_mask(x, x_hat, real, mask, mask_ratio, n_query, generator, looseness)  # (B, n)
         hidden_at, is_hidden = positions(hidden, m)  # (B, m)
         visible_at, is_visible = positions(real & ~hidden, n - m)  # (B, u)
         # Without padding every row has exactly u visible inputs and needs no attention mask: the fast kernels.

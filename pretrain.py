@@ -26,11 +26,13 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import configure, fail
-from data import describe, fit_norm, micro_batches, open_dataset, prefetch, score, scoring
+from data import (DATASETS, METRICS, SPLITS, class_numbers, describe, fit_norm, micro_batches, open_dataset, prefetch,
+                  score, scoring)
 from masking import check_masks
 from model import build, load, load_weights, make_optimizer, masked_loss, outputs, save
 
@@ -61,7 +63,7 @@ mlp_ratio = 4  # width of an MLP over v_dim
 dropout = 0.0  # of embeddings, attention and MLP
 drop_path = 0.0  # chance that a sample skips a block's branch
 # masks: one run for each
-mask = ('random', 'guided')  # random is the baseline, guided the paper's method
+mask = ('random', 'guided')  # guided is the paper's method, random its baseline; masking.py's MASKS has all
 mask_ratio = (0.5,)  # share of the inputs hidden: one for all masks, or one each
 n_query = 1  # queries drawn for each guided mask, |R|
 mask_anneal = 0.0  # share of the steps over which guided masks tighten, from random ones (authors: 0.25 for physics)
@@ -86,11 +88,14 @@ init_from: str | None = None  # a checkpoint whose weights to start from
 log_interval = 100  # steps between lines of the log
 eval_interval = 500  # steps between validations
 save_interval = 500  # steps between saves of last.pt
+probe = 0  # labelled training rows from which probes of frozen features learn, at each validation; 0 = no probes
+target: str | None = None  # of the probes: binary, multiclass or regression; None = the data set's own
+metric: str | None = None  # one of METRICS in data.py; None = the data set's own, else accuracy or rmse
 # -----------------------------------------------------------------------------
 
 # what --resume may change: the rest decides what is learned from which rows
 MAY_CHANGE = {'resume', 'init_from', 'out_dir', 'data_dir', 'epochs', 'max_steps', 'accumulation', 'device', 'dtype',
-              'compile', 'log_interval', 'eval_interval', 'save_interval'}
+              'compile', 'log_interval', 'eval_interval', 'save_interval', 'probe', 'target', 'metric'}
 
 
 # Run-time pieces, shared with finetune.py and eval.py
@@ -183,6 +188,93 @@ def score_rows(model, dataset, rows, head, config, run):
     batches = scoring(dataset, rows, config['batch_size'], run)
     p = sum_ranks(outputs(model, model, (len(rows), model.config.n_out), batches, run.device, run.autocast), run)
     return score(head, dataset.labels(rows), p.cpu().numpy())
+
+
+def settle_target(dataset, config, splits=SPLITS):
+    """What the labels are and what to measure. -> head (see data.score), {split: rows with a label}"""
+    entry = DATASETS.get(config['dataset'], {})
+    target = config['target'] or entry.get('target')
+    if target not in ('binary', 'multiclass', 'regression'):
+        fail(f'target={target!r}: say --target=binary, multiclass or regression')
+    metric = config['metric'] or entry.get('metric') or ('rmse' if target == 'regression' else 'accuracy')
+    if metric not in METRICS:
+        fail(f'metric={metric!r}: one of {", ".join(METRICS)}')
+    if (target == 'regression') != (metric in ('rmse', 'spearman')):
+        fail(f'metric={metric} does not fit target={target}')
+    if metric in ('roc_auc', 'f1', 'matthews') and target != 'binary':
+        fail(f'metric={metric} is for target=binary')
+    labelled = {split: dataset.rows(split) for split in splits}
+    labelled = {split: rows[~np.isnan(dataset.y[rows])] for split, rows in labelled.items()}
+    for split, rows in labelled.items():
+        if not len(rows):
+            fail(f'{config["dataset"]} has no labelled {split} rows: see label_column and the split knobs')
+    head = dict(target=target, metric=metric)
+    if target == 'regression':
+        if dataset.meta['classes']:
+            fail(f'target=regression, but the labels are text such as {dataset.meta["classes"][0]!r}')
+        return head, labelled
+    head['classes'] = sorted(set(dataset.labels(labelled['train'])))
+    if target == 'binary' and len(head['classes']) != 2:
+        fail(f'target=binary, but the training labels have {len(head["classes"])} values: '
+             f'say --target=multiclass or regression')
+    for c in head['classes']:
+        if isinstance(c, float) and c != round(c):
+            fail(f'target={target}, but the label {c:g} is no class: say --target=regression')
+    for split in splits:
+        class_numbers(dataset.labels(labelled[split]), head['classes'])  # fails on a class that no training row has
+    return head, labelled
+
+
+def encode(dataset, rows, head):
+    """The labels of rows as a model learns them, standardised or class numbers. -> y (k,), head with mean and std"""
+    if head['target'] != 'regression':
+        return class_numbers(dataset.labels(rows), head['classes']), head
+    y = dataset.y[rows]
+    head = {**head, 'mean': float(y.mean()), 'std': float(y.std()) or 1.0}
+    return (y - head['mean']) / head['std'], head
+
+
+def probe_rows(model, dataset, head, learn, rows, config, run):
+    """
+    What frozen features are worth: the metric, on `rows`, of two small readers that know the labels of `learn` only.
+
+    Features (model.features) are standardised by those of `learn`. probe_knn: a vote of, or the mean over, the 20
+    nearest by cosine. probe_linear: ridge regression, or logistic regression, |W|^2 / 2 added to the summed loss.
+    learn, rows (k,) int64 row numbers with labels. -> dict(probe_knn=, probe_linear=)
+    """
+    H = []
+    for r in (learn, rows):
+        batches = scoring(dataset, r, config['batch_size'], run)
+        h = outputs(model.features, model, (len(r), model.config.v_dim), batches, run.device, run.autocast)
+        H.append(sum_ranks(h, run).cpu().double())  # (k, d)
+    X, Z = ((h - H[0].mean(0)) / H[0].std(0, correction=0).clamp(min=1e-8) for h in H)
+    y, head = encode(dataset, learn, head)
+    y = torch.from_numpy(y)
+    Y = F.one_hot(y).double() if head['target'] == 'multiclass' else y[:, None].double()  # (k, n_out)
+    near = [(z @ F.normalize(X).T).topk(min(20, len(X))).indices for z in F.normalize(Z).split(1024)]
+    votes = torch.cat([Y[i].mean(1) for i in near]) - 0.5 * (head['target'] == 'binary')  # (rows, n_out); 0 = a draw
+
+    def loss(W, b):
+        f = X @ W + b
+        f = F.cross_entropy(f, y, reduction='sum') if head['target'] == 'multiclass' else \
+            F.binary_cross_entropy_with_logits(f, Y, reduction='sum')
+        return (f + W.square().sum() / 2) / len(X)
+    if head['target'] == 'regression':  # means are zero: no intercept
+        W, b = torch.linalg.solve(X.T @ X + torch.eye(X.shape[1]).double(), X.T @ Y), 0.0
+    else:
+        shape = X.shape[1], Y.shape[1]
+        W, b = (torch.zeros(s, dtype=torch.float64, requires_grad=True) for s in (shape, shape[1:]))
+        optimizer = torch.optim.LBFGS([W, b], max_iter=200, line_search_fn='strong_wolfe')
+
+        def closure():
+            optimizer.zero_grad()
+            value = loss(W, b)
+            value.backward()
+            return value
+        optimizer.step(closure)
+    predicted = (Z @ W + b).detach()
+    labels = dataset.labels(rows)
+    return dict(probe_knn=score(head, labels, votes.numpy()), probe_linear=score(head, labels, predicted.numpy()))
 
 
 def finish(run):
@@ -280,8 +372,8 @@ def log_line(path, run, **values):
 
 # -----------------------------------------------------------------------------
 
-def train(mask, mask_ratio, lr, dataset, config, run, stop):
-    """One pre-training run, from first step to last."""
+def train(mask, mask_ratio, lr, dataset, probed, config, run, stop):
+    """One pre-training run, from first step to last. probed: None, or a function from the model to its probes."""
     out = Path(config['out_dir']) / mask
     rows, valid_rows = dataset.rows('train'), dataset.rows('valid')
     seed_all(config['seed'])
@@ -372,6 +464,8 @@ def train(mask, mask_ratio, lr, dataset, config, run, stop):
         if len(valid_rows) and (step % config['eval_interval'] == 0 or step == total):
             values['val_loss_random'] = validate('random')  # the yardstick: masks that do not move with the weights
             values['val_loss'] = values['val_loss_random'] if mask == 'random' else validate(mask)
+            if probed:
+                values |= probed(raw)
             if values['val_loss_random'] < best:
                 best = values['val_loss_random']
                 if run.rank == 0:
@@ -392,16 +486,19 @@ def train(mask, mask_ratio, lr, dataset, config, run, stop):
 def report(sums, step, lr, norm, run):
     """
     The log's numbers since the last line. mask_entropy: how evenly the inputs take turns at being hidden, the entropy
-    of how often each is, over that of equal shares: 1 = all alike, near 0 = always the same few. Rank 0's samples.
+    of how often each is, over that of equal shares: 1 = all alike, near 0 = always the same few. hidden_least and
+    hidden_most: how often the input is hidden that is hidden least, and most: 0 and 1 where masks have collapsed onto
+    a few. Rank 0's samples.
     """
     loss = sum_ranks(sums['loss'], run).item() / (step - sums['step'])
     if not math.isfinite(loss):
         fail(f'the loss is {loss} at step {step}: lower lr, or look at the data')
     seen = sums['real'] > 0
     p = sums['hidden'][seen] / sums['real'][seen]
-    p = p / p.sum()
+    least, most, p = p.min().item(), p.max().item(), p / p.sum()
     entropy = -(p * p.clamp(min=1e-12).log()).sum() / math.log(max(len(p), 2))
     return dict(loss=loss, lr=lr, grad_norm=norm.item(), mask_entropy=entropy.item(),
+                hidden_least=least, hidden_most=most,
                 masked=(sums['hidden'].sum() / sums['real'].sum()).item(), padding=1 - sums['tokens'] / sums['places'],
                 tokens_per_s=round(sums['tokens'] / (time.time() - sums['time'])))
 
@@ -415,7 +512,7 @@ def main():
     check_batch(len(rows), config, run)
     masks, ratios, lrs = config['mask'], config['mask_ratio'], config['lr']
     ratios, lrs = (v * len(masks) if len(v) == 1 else v for v in (ratios, lrs))
-    check_masks(masks, ratios, dataset.lengths(rows))
+    check_masks(masks, ratios, dataset.lengths(rows), dataset.d_raw)
     if len(lrs) != len(masks):
         fail(f'lr has {len(lrs)} values for {len(masks)} kinds of masks: one for all, or one each')
     if not 0 <= config['mask_anneal'] <= 1:
@@ -424,8 +521,15 @@ def main():
         dataset.norm = load(config['init_from'], keys=('model', 'norm'))['norm']  # the scale those weights know
     else:
         dataset.norm = fit_norm(dataset, rows, config['norm'])
+    probed = None
+    if config['probe']:
+        head, labelled = settle_target(dataset, config, ('train', 'valid'))
+        learn = np.random.default_rng(0).permutation(labelled['train'])[:config['probe']]
+
+        def probed(model):
+            return probe_rows(model, dataset, head, learn, labelled['valid'], config, run)
     for m, r, lr in zip(masks, ratios, lrs):
-        train(m, r, lr, dataset, config, run, stop)
+        train(m, r, lr, dataset, probed, config, run, stop)
     finish(run)
 
 

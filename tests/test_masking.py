@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import masking
-from masking import MASKS, attention_map, check_masks, keep_top_k, n_hidden, positions, sample_queries
+from masking import MASKS, SPACES, attention_map, check_masks, keep_top_k, n_hidden, positions, sample_queries
 from model import SMA, SMAConfig
 
 ENCODERS = [pytest.param(0, id='transformer'), pytest.param(5, id='perceiver')]
@@ -34,9 +34,10 @@ def model_and_input(n_latent, n=20, B=16, discrete=True):
 @pytest.mark.parametrize('mask', MASKS)
 @pytest.mark.parametrize('ratio', [0.15, 0.3, 0.5, 0.85])
 def test_exactly_the_rounded_share_is_hidden_and_never_padding(n_latent, mask, ratio):
-    model, x = model_and_input(n_latent, B=200)
-    valid = padded(200, 20, seed=1)
-    hidden = model.choose_mask(model.embed(x), valid, mask, ratio, 3, torch.Generator().manual_seed(0))
+    n = 25 if mask == 'patch' else 20
+    model, x = model_and_input(n_latent, n, B=200)
+    valid = padded(200, n, seed=1) if mask != 'patch' else torch.ones(200, n, dtype=torch.bool)
+    hidden = model.choose_mask(x, model.embed(x), valid, mask, ratio, 3, torch.Generator().manual_seed(0))
     assert hidden.sum(1).tolist() == [round(ratio * k) for k in valid.sum(1).tolist()]
     assert not (hidden & ~valid).any()
 
@@ -47,8 +48,11 @@ def test_rounding_is_pythons_at_every_half():
         assert n_hidden(valid, ratio).tolist() == [round(ratio * n) for n in range(1, 301)]
 
 
-def brute_force(model, x, valid, R, ratio):
-    """Eq. 2-5 for given queries R (B, |R|), one sample, head, query and input at a time, in float64."""
+def brute_force(model, x, valid, R, ratio, exact=False):
+    """
+    Eq. 2-5 for given queries R (B, |R|), one sample, head, query and input at a time, in float64.
+    exact: section 4.1 without the approximation, each query's own top among what no query before it has hidden.
+    """
     first, c = model.first, model.config
     d_k = c.qk_dim // c.n_head
     x_hat = model.embed(x).detach().numpy()
@@ -57,7 +61,11 @@ def brute_force(model, x, valid, R, ratio):
     for b in range(len(x)):
         inputs = [j for j in range(valid.shape[1]) if valid[b, j]]
         total = {j: 0.0 for j in inputs}
-        for i in R[b].tolist():
+        quota = round(ratio * len(inputs))
+        queries = R[b].tolist() if model.config.n_latent else [i for i in R[b].tolist() if valid[b, i]]
+        for turn, i in enumerate(queries):
+            if exact:
+                total = {j: 0.0 for j in inputs if not masks[b, j]}
             row = model.latents[i].detach().numpy() if c.n_latent else x_hat[b, i]
             row = (row - row.mean()) / math.sqrt(row.var() + 1e-5) * W['ln_query.weight'] + W['ln_query.bias']
             q = W['query.weight'] @ row + W['query.bias']
@@ -67,23 +75,29 @@ def brute_force(model, x, valid, R, ratio):
                      for j in inputs]  # Eq. 2
                 e = np.exp(np.array(a) - max(a))
                 for j, p in zip(inputs, e / e.sum()):
-                    total[j] += p  # the sums of Eq. 4 and Eq. 5
-        top = sorted(inputs, key=lambda j: -total[j])[:round(ratio * len(inputs))]  # Eq. 3
-        masks[b, top] = True
+                    if j in total:
+                        total[j] += p  # the sums of Eq. 4 and Eq. 5
+            if exact:
+                own = quota // len(queries) + (turn < quota % len(queries))
+                masks[b, sorted(total, key=lambda j: -total[j])[:own]] = True
+        if not exact:
+            masks[b, sorted(inputs, key=lambda j: -total[j])[:quota]] = True  # Eq. 3
     return masks
 
 
 @pytest.mark.parametrize('discrete', [True, False])
 @pytest.mark.parametrize('n_latent', ENCODERS)
-def test_guided_is_eq_2_to_5(n_latent, discrete, monkeypatch):
+@pytest.mark.parametrize('mask', ['guided', 'guided_exact'])
+def test_guided_is_eq_2_to_5(n_latent, discrete, mask, monkeypatch):
     model, x = model_and_input(n_latent, discrete=discrete)
     valid = padded(16, 20, seed=2)
-    can_query = valid if not n_latent else torch.ones(16, n_latent, dtype=torch.bool)
-    R = sample_queries(can_query, 3, torch.Generator().manual_seed(3))
+    can_query = model.can_query(valid)
+    R = sample_queries(can_query, 4, torch.Generator().manual_seed(3))  # some rows have but three inputs
     monkeypatch.setattr(masking, 'sample_queries', lambda *args: R)
     for ratio in (0.15, 0.5):
-        hidden = model.choose_mask(model.embed(x), valid, 'guided', ratio, 3, None)
-        assert (hidden.numpy() == brute_force(model, x, valid, R, ratio)).all()
+        hidden = model.choose_mask(x, model.embed(x), valid, mask, ratio, 4, None)
+        assert (hidden.numpy() == brute_force(model, x, valid, R, ratio, mask == 'guided_exact')).all()
+        assert (hidden.sum(1) == n_hidden(valid, ratio)).all()
 
 
 def test_a_query_that_may_not_be_drawn_has_no_say():
@@ -92,7 +106,7 @@ def test_a_query_that_may_not_be_drawn_has_no_say():
     A = torch.rand(1, 2, 4, 4).softmax(-1)
     valid = torch.ones(1, 4, dtype=torch.bool)
     only = torch.tensor([[False, False, True, False]])
-    hidden = masking.guided(lambda R: A[:, :, R[0]], valid, only, 0.5, 3, None)
+    hidden = masking.guided(None, lambda R: A[:, :, R[0]], valid, only, 0.5, 3, None)
     assert (hidden == keep_top_k(A[:, :, 2].sum(1), torch.tensor([2]))).all()
 
 
@@ -126,13 +140,14 @@ def test_keep_top_k_is_numpys_sort():
     assert keep_top_k(torch.zeros(1, 5), torch.tensor([2])).tolist() == [[True, True, False, False, False]]  # ties
 
 
-def test_looseness_goes_from_random_to_guided():
+@pytest.mark.parametrize('mask', ['guided', 'guided_exact'])
+def test_looseness_goes_from_random_to_guided(mask):
     """At 1 every input is hidden equally often; at 0 the mask is the guided one; between, part of a larger top."""
     A = torch.rand(1, 1, 1, 10, generator=torch.Generator().manual_seed(0)).softmax(-1).expand(20_000, 1, 1, 10)
     valid = torch.ones(20_000, 10, dtype=torch.bool)
 
     def hide(looseness):
-        return masking.guided(lambda R: A, valid, valid[:, :1], 0.3, 1, torch.Generator().manual_seed(1), looseness)
+        return MASKS[mask](None, lambda R: A, valid, valid[:, :1], 0.3, 1, torch.Generator().manual_seed(1), looseness)
     order = A[0, 0, 0].argsort(descending=True)
     assert (hide(torch.tensor(1.0)).double().mean(0) - 0.3).abs().max() < 5 * math.sqrt(0.3 * 0.7 / 20_000)
     assert torch.equal(hide(torch.tensor(0.0)), hide(None)) and hide(None)[:, order[:3]].all()
@@ -143,22 +158,75 @@ def test_looseness_goes_from_random_to_guided():
 
 @pytest.mark.parametrize('mask', MASKS)
 def test_the_generator_decides(mask):
-    model, x = model_and_input(5)
-    valid = padded(16, 20, seed=1)
+    model, x = model_and_input(5, 25)
+    x[:, ::3] = SPACES[0]
+    valid = torch.ones(16, 25, dtype=torch.bool)
 
     def draw(seed):
-        return model.choose_mask(model.embed(x), valid, mask, 0.4, 2, torch.Generator().manual_seed(seed))
+        return model.choose_mask(x, model.embed(x), valid, mask, 0.4, 2, torch.Generator().manual_seed(seed))
     assert (draw(0) == draw(0)).all() and (draw(0) != draw(1)).any()
     torch.manual_seed(0)
-    a = model.choose_mask(model.embed(x), valid, mask, 0.4, 2, None)  # None: torch's own generator
+    a = model.choose_mask(x, model.embed(x), valid, mask, 0.4, 2, None)  # None: torch's own generator
     torch.manual_seed(0)
-    assert (a == model.choose_mask(model.embed(x), valid, mask, 0.4, 2, None)).all()
+    assert (a == model.choose_mask(x, model.embed(x), valid, mask, 0.4, 2, None)).all()
 
 
 def test_random_hides_every_input_equally_often():
     valid = torch.ones(20_000, 10, dtype=torch.bool)
-    share = masking.random(None, valid, valid, 0.3, 1, torch.Generator().manual_seed(0)).double().mean(0)
+    share = masking.random(None, None, valid, valid, 0.3, 1, torch.Generator().manual_seed(0)).double().mean(0)
     assert (share - 0.3).abs().max() < 5 * math.sqrt(0.3 * 0.7 / 20_000)
+
+
+def groups_hidden(mask, x, valid, ratio, seed):
+    return MASKS[mask](x, None, valid, None, ratio, 1, torch.Generator().manual_seed(seed))
+
+
+def check_groups(hidden, groups, loose, quota):
+    """Of groups (lists of positions) one at most is cut, to its start; `loose` inputs go when all groups are gone."""
+    taken = [[int(hidden[j]) for j in group] for group in groups]
+    assert all(t == sorted(t, reverse=True) for t in taken)  # a group's start first
+    assert sum(0 < sum(t) < len(t) for t in taken) <= 1
+    assert hidden.sum() == quota and (not hidden[loose].any() or all(all(t) for t in taken))
+    return [i for i, t in enumerate(taken) if any(t)]
+
+
+def test_word_hides_whole_words(tmp_path):
+    """Words are those of bytes.split(), read back from the ids that data.py makes."""
+    from data import Dataset, prepare
+    texts = [b'the quick brown fox', b'  spaces\tand  tabs ', b'one', b'a b c d e f g h', b'caf\xc3\xa9 na\xc3\xafve']
+    (tmp_path / 't.txt').write_bytes(b'\n'.join(texts))
+    dataset = Dataset(prepare(dict(dataset=str(tmp_path / 't.txt'), data_dir=tmp_path, input_column=None,
+                                   label_column=None, split_column=None, valid_file=None, test_file=None,
+                                   valid_share=0.0, test_share=0.0)))
+    x, valid = dataset.batch(np.arange(len(texts)))
+    for ratio in (0.15, 0.4, 0.9):
+        first = []
+        for seed in range(50):
+            hidden = groups_hidden('word', x, valid, ratio, seed)
+            for b, text in enumerate(texts):
+                groups, at = [], 0
+                for w in text.split():
+                    at = text.index(w, at)
+                    groups.append(list(range(at + 1, at + 1 + len(w))))  # after CLS
+                    at += len(w)
+                loose = [j for j in range(int(valid[b].sum())) if not any(j in g for g in groups)]
+                chosen = check_groups(hidden[b], groups, loose, round(ratio * int(valid[b].sum())))
+                first += chosen if b == 0 else []
+        assert set(first) == {0, 1, 2, 3}  # every word has its turn
+
+
+@pytest.mark.parametrize('side, size', [(96, 16), (64, 16), (50, 12), (8, 2), (3, 1)])
+def test_patch_hides_whole_squares(side, size):
+    squares = {}
+    for i in range(side):
+        for j in range(side):
+            squares.setdefault((i // size, j // size), []).append(i * side + j)
+    valid, seen = torch.ones(20, side * side, dtype=torch.bool), set()
+    x = torch.zeros(20, side * side, 3)
+    for ratio in (0.3, 0.75):
+        for hidden in groups_hidden('patch', x, valid, ratio, 0):
+            seen |= set(check_groups(hidden, list(squares.values()), [], round(ratio * side * side)))
+    assert len(seen) == len(squares)
 
 
 def test_positions_are_nonzero_in_order():
@@ -176,7 +244,30 @@ def test_positions_are_nonzero_in_order():
                                          (-1.0, 'nothing')])
 def test_ratios_that_hide_nothing_or_everything(ratio, word, capsys):
     lengths = np.array([3, 10])
-    check_masks(('guided',), (0.5,), lengths)
+    check_masks(('guided',), (0.5,), lengths, 1)
     with pytest.raises(SystemExit) as end:
-        check_masks(('guided',), (ratio,), lengths)
+        check_masks(('guided',), (ratio,), lengths, 1)
     assert end.value.code == 2 and word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('mask, d_raw, n', [('word', 1, 16), ('patch', 0, 16), ('patch', 3, 20)])
+def test_masks_that_do_not_fit_the_data(mask, d_raw, n, capsys):
+    with pytest.raises(SystemExit) as end:
+        check_masks((mask,), (0.5,), np.full(3, n), d_raw)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and f'mask={mask}' in error and error.count('\n') == 1
+    check_masks(('word',), (0.5,), np.full(3, n), 0)
+    check_masks(('patch',), (0.5,), np.full(3, 16), 3)
+
+
+@pytest.mark.parametrize('mask', MASKS)
+def test_each_mask_compiles_in_one_piece(mask):
+    """No graph break (a break is an error with fullgraph), and the same masks; dynamo's own backend runs PyTorch."""
+    model, x = model_and_input(0, 25, B=4, discrete=mask != 'patch')
+    valid = None if mask == 'patch' else padded(4, 25, seed=0)
+    torch._dynamo.reset()
+    masks = []
+    for f in (model, torch.compile(model, backend='eager', fullgraph=True)):
+        torch.manual_seed(1)
+        masks.append(f(x, valid, mask, 0.3, 3)[1])
+    assert torch.equal(*masks)

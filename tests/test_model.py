@@ -45,7 +45,8 @@ def test_gathering_away_is_masking_with_minus_infinity(n_latent, d_raw):
     model, (x, valid) = make(n_latent, d_raw), inputs(d_raw)
     for p in model.parameters():
         p.data += 0.2 * torch.randn_like(p)
-    hidden = model.choose_mask(model.embed(x), real(x, valid), 'guided', 0.4, 2, torch.Generator().manual_seed(0))
+    hidden = model.choose_mask(x, model.embed(x), real(x, valid), 'guided', 0.4, 2,
+                               torch.Generator().manual_seed(0))
     m = round(0.4 * N)
     hidden_at, is_hidden = positions(hidden, m)
 
@@ -95,7 +96,7 @@ def test_the_loss_is_of_hidden_inputs_only(n_latent, d_raw):
 def test_nothing_flows_from_hidden_inputs_to_the_prediction(n_latent, d_raw, monkeypatch):
     """For a fixed mask, other hidden values change the target and nothing else; other visible values change it."""
     model, (x, valid) = make(n_latent, d_raw), inputs(d_raw)
-    hidden = masking.random(None, real(x, valid), None, 0.25, 1, torch.Generator().manual_seed(0))
+    hidden = masking.random(x, None, real(x, valid), None, 0.25, 1, torch.Generator().manual_seed(0))
     monkeypatch.setitem(masking.MASKS, 'fixed', lambda *args: hidden)
     seen = []
     monkeypatch.setattr(model, 'loss',

@@ -129,6 +129,17 @@ def test_log_and_checkpoints(run, table, tmp_path):
     assert a == b == lr_at(1, 12, 1e-3, 0.0, 2)
 
 
+def test_probes_are_logged_and_change_nothing(run, table, tmp_path):
+    options = [*TINY, *table, '--mask=guided', '--max_steps=8']
+    run('pretrain.py', *options, '--out_dir=plain')
+    run('pretrain.py', *options, '--out_dir=probed', '--probe=60', '--target=binary')
+    assert same(*(weights(tmp_path / name / 'guided/last.pt') for name in ('plain', 'probed')))
+    lines = [line for line in log(tmp_path / 'probed/guided') if 'val_loss' in line]
+    assert [line['step'] for line in lines] == [4, 8]
+    assert all(0 <= line[k] <= 1 for line in lines for k in ('probe_knn', 'probe_linear'))
+    assert not any('probe_knn' in line for line in log(tmp_path / 'plain/guided'))
+
+
 def test_entropy_tells_a_stuck_mask(monkeypatch):
     from types import SimpleNamespace
 
@@ -137,9 +148,11 @@ def test_entropy_tells_a_stuck_mask(monkeypatch):
 
     def entropy(hidden):
         sums = dict(loss=torch.tensor(1.0), tokens=1, places=1, time=time.time() - 1, step=0, hidden=hidden, real=ones)
-        return pretrain.report(sums, 1, 0.1, torch.tensor(1.0), run)['mask_entropy']
-    assert entropy(torch.full((8,), 5.0)) == pytest.approx(1)
-    assert entropy(torch.tensor([10.0, 10, 0, 0, 0, 0, 0, 0])) == pytest.approx(1 / 3, abs=1e-5)  # log 2 / log 8
+        values = pretrain.report(sums, 1, 0.1, torch.tensor(1.0), run)
+        return [values[k] for k in ('mask_entropy', 'hidden_least', 'hidden_most')]
+    assert entropy(torch.full((8,), 5.0)) == pytest.approx([1, 0.5, 0.5])
+    stuck = entropy(torch.tensor([10.0, 10, 0, 0, 0, 0, 0, 0]))
+    assert stuck == pytest.approx([1 / 3, 0, 1], abs=1e-5)  # log 2 / log 8
 
 
 def test_resume_refuses_other_settings_and_keeps_the_statistics(run, table, tmp_path):
@@ -210,6 +223,7 @@ MISTAKES = [
     (['--log_interval=0'], 'log_interval'), (['--epochs=0'], 'epochs'), (['--seed=-1'], 'seed'),
     (['--n_latent=-1'], 'n_latent'), (['--mask=guided,guided'], 'twice'), (['--data_dir=t.csv'], 'data_dir'),
     (['--batch_size=9', '--accumulation=2'], 'must divide'),
+    (['--probe=10'], 'target=None'), (['--mask=word'], 'mask=word'), (['--mask=patch'], 'mask=patch'),
     (['--label_column=z'], "'z'"), (['--lr=1e30', '--max_steps=40'], 'lower lr'),
 ]
 
