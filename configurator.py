@@ -28,7 +28,7 @@ def find_knobs(space):
     for node in ast.parse(source).body:
         match node:
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name), value=ast.AST()) \
-                    if name in space and not name.startswith('_'):
+                    if name in space and name.islower() and not name.startswith('_'):  # constants are upper case
                 value, above = space[name], lines[node.lineno - 2]
                 kinds = {type(item) for item in (value if isinstance(value, tuple) else [value])}
                 if isinstance(node, ast.AnnAssign):  # `max_len: int | None = None` says what else it may be

@@ -1057,11 +1057,8 @@ class Dataset:
 
 
 def open_dataset(config):
-    """The data set that a stage's knobs name, prepared if need be; fails if it has no training rows."""
-    dataset = Dataset(prepare(config), config['valid_share'], config['test_share'])
-    if not len(dataset.rows('train')):
-        fail(f'{config["dataset"]} has no train rows: see split_column, valid_file, valid_share and their like')
-    return dataset
+    """The data set that the knobs in `config` name, prepared if need be."""
+    return Dataset(prepare(config), config['valid_share'], config['test_share'])
 
 
 # -----------------------------------------------------------------------------
@@ -1511,7 +1508,7 @@ def collider(n, seed):
 
 def describe(dataset):
     """Prints what was read: rows, lengths or columns, labels, a sample, what was left out and why."""
-    meta, train = dataset.meta, dataset.rows('train')
+    meta, first = dataset.meta, next(iter(dataset.rows('train')), 0)
     counts = ', '.join(f'{name} {len(dataset.rows(name)):,}' for name in SPLITS)
     print(f'{dataset.folder}: {meta["rows"]:,} rows of {meta["kind"]}: {counts}')
     for why, n in meta['left_out'].items():
@@ -1521,14 +1518,14 @@ def describe(dataset):
         print('tokens a row (CLS and SEP included): ' + ', '.join(
             f'{name} {int(v):,}' for name, v in zip(('min', 'median', '95 %', 'max'),
                                                     np.percentile(lengths, (0, 50, 95, 100)))))
-        sample = bytes(dataset.x[dataset.offsets[train[0]]:dataset.offsets[train[0] + 1]])
+        sample = bytes(dataset.x[dataset.offsets[first]:dataset.offsets[first + 1]])
         print('sample:', sample[:100].decode('utf-8', errors='replace'))
     elif dataset.is_images:
         print(f'{meta["image_size"]} x {meta["image_size"]} pixels of {dataset.d_raw} channels, cut from '
               f'{" x ".join(map(str, dataset.x.shape[1:3]))}')
     else:
         print(f'{dataset.n} inputs of {dataset.d_raw} float(s); the first row: ' + ', '.join(
-            f'{c} {v:.3g}' for c, v in list(zip(dataset.columns, dataset.x[train[0], :, 0]))[:8]) + ', ...')
+            f'{c} {v:.3g}' for c, v in list(zip(dataset.columns, dataset.x[first, :, 0]))[:8]) + ', ...')
     y = dataset.y[~np.isnan(dataset.y)]
     if len(y):
         values, n = np.unique(y, return_counts=True)

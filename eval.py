@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from configurator import configure, fail
-from data import FIRST_BYTE, HIGGS_COLUMNS, Dataset, describe, prepare, scoring
+from data import FIRST_BYTE, HIGGS_COLUMNS, describe, open_dataset, scoring
 from masking import SPACES, check_masks, positions, sample_queries
 from model import build, load, load_weights, masked_loss, outputs, take
 from pretrain import cut, probe_rows, say, score_rows, set_up, settle_target
@@ -78,7 +78,7 @@ def data_of(config, checkpoint, run):
         knobs = {k: config[k] for k in _DATA_KNOBS}
         knobs['dataset'] = source
     knobs['image_size'] = checkpoint['config']['image_size']  # the model has a position for each pixel
-    dataset = Dataset(prepare({**knobs, 'data_dir': config['data_dir']}), knobs['valid_share'], knobs['test_share'])
+    dataset = open_dataset({**knobs, 'data_dir': config['data_dir']})
     args = checkpoint['model_args']
     have, want = (f'{n} inputs of {d_raw} float(s)' if d_raw else 'byte sequences'
                   for n, d_raw in ((dataset.n, dataset.d_raw), (args['seq_len'], args['d_raw'])))
@@ -351,7 +351,8 @@ def show_masks(model, dataset, rows, mask, ratio, n_query, batch_size, out, run)
                 measured.setdefault(what, {}).setdefault(name, []).append(v)
         for name in () if is_image or dataset.is_bytes else views:
             hidden.setdefault(name, []).append(views[name].cpu())
-        first = (x, valid, x_hat, views) if i == 0 else first
+        if i == 0:
+            first = x, valid, x_hat, views
     x, valid, x_hat, views = first
     if is_image:
         image_sheet({'reference': x, **{name: x.masked_fill(v[..., None], torch.nan) for name, v in views.items()},

@@ -161,6 +161,8 @@ def say(run, text):
 def prepared(config, run):
     """The data set, its rows cut to seq_len, which is put into config."""
     dataset = open_dataset(config)  # of several processes one prepares it, the others wait at its lock
+    if not len(dataset.rows('train')):
+        fail(f'{config["dataset"]} has no train rows: see split_column, valid_file, valid_share and their like')
     if run.rank == 0:
         describe(dataset)
     config['seq_len'] = cut(dataset, config['seq_len'], config['max_len'], run)
@@ -373,7 +375,7 @@ def log_line(path, run, **values):
 # -----------------------------------------------------------------------------
 
 def train(mask, mask_ratio, lr, dataset, probed, config, run, stop):
-    """One pre-training run, from first step to last. probed: None, or a function from the model to its probes."""
+    """One pre-training run, from first step to last. probed: a function from the model to the scores of its probes."""
     out = Path(config['out_dir']) / mask
     rows, valid_rows = dataset.rows('train'), dataset.rows('valid')
     seed_all(config['seed'])
@@ -464,8 +466,7 @@ def train(mask, mask_ratio, lr, dataset, probed, config, run, stop):
         if len(valid_rows) and (step % config['eval_interval'] == 0 or step == total):
             values['val_loss_random'] = validate('random')  # the yardstick: masks that do not move with the weights
             values['val_loss'] = values['val_loss_random'] if mask == 'random' else validate(mask)
-            if probed:
-                values |= probed(raw)
+            values |= probed(raw)
             if values['val_loss_random'] < best:
                 best = values['val_loss_random']
                 if run.rank == 0:
@@ -521,13 +522,12 @@ def main():
         dataset.norm = load(config['init_from'], keys=('model', 'norm'))['norm']  # the scale those weights know
     else:
         dataset.norm = fit_norm(dataset, rows, config['norm'])
-    probed = None
     if config['probe']:
         head, labelled = settle_target(dataset, config, ('train', 'valid'))
         learn = np.random.default_rng(0).permutation(labelled['train'])[:config['probe']]
 
-        def probed(model):
-            return probe_rows(model, dataset, head, learn, labelled['valid'], config, run)
+    def probed(model):
+        return probe_rows(model, dataset, head, learn, labelled['valid'], config, run) if config['probe'] else {}
     for m, r, lr in zip(masks, ratios, lrs):
         train(m, r, lr, dataset, probed, config, run, stop)
     finish(run)

@@ -15,7 +15,9 @@ import torch  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import data  # noqa: E402
+from configurator import find_knobs  # noqa: E402
 
+DATA_KNOBS = {name: default for name, (default, _) in find_knobs(vars(data))[0].items()}  # of data.py
 SHARED = ROOT.parent / 'shared' / 'data'
 torch.set_num_threads(2)
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import data
+from conftest import DATA_KNOBS
 from data import CLS, PAD, SEP, METRICS, epoch_batches, fit_norm, normalise, open_dataset, prefetch, score
 
-KNOBS = dict(input_column=None, label_column=None, split_column=None, valid_file=None, test_file=None, valid_share=0.2,
-             test_share=0.2, window=None, image_size=192)
+KNOBS = {**DATA_KNOBS, 'valid_share': 0.2, 'test_share': 0.2}
 
 
 def opened(tmp_path, dataset, **knobs):

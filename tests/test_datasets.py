@@ -444,8 +444,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     if not os.path.exists('/proc/self/status'):
         pytest.skip('no /proc here to read the peak from')
     script = ('import sys; sys.path.insert(0, sys.argv[2]); import data; '
-              'data.prepare(dict(dataset=sys.argv[1], data_dir="d", input_column=None, label_column="y", '
-              'split_column=None, valid_file=None, test_file=None, window=None, image_size=1)); '
+              'data.prepare({**vars(data), "dataset": sys.argv[1], "label_column": "y"}); '
               'print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))')
     peaks = []
     for n in (25_000, 100_000):

@@ -10,14 +10,14 @@ import torch
 
 import eval as eval_py
 import masking
-from data import HIGGS_COLUMNS, Dataset, fit_norm, prepare
+from conftest import DATA_KNOBS
+from data import HIGGS_COLUMNS, fit_norm, open_dataset
 from masking import SPACES
 from model import SMA, SMAConfig, save
 from pretrain import probe_rows, settle_target
 
 RUN = SimpleNamespace(device=torch.device('cpu'), rank=0, world=1, autocast=torch.no_grad)
-KNOBS = dict(input_column=None, label_column=None, split_column=None, valid_file=None, test_file=None,
-             valid_share=0.2, test_share=0.2)
+KNOBS = {**DATA_KNOBS, 'valid_share': 0.2, 'test_share': 0.2}
 
 
 def tiny(tmp_path, name, d_raw, n, n_latent=0, columns=None):
@@ -27,7 +27,7 @@ def tiny(tmp_path, name, d_raw, n, n_latent=0, columns=None):
                           n_latent=n_latent))
     for p in model.parameters():
         p.data += 0.3 * torch.randn_like(p)
-    config = dict(dataset=name, max_len=None, mask='random', mask_ratio=0.4, n_query=1, **KNOBS)
+    config = {**KNOBS, 'dataset': name, 'max_len': None, 'mask': 'random', 'mask_ratio': 0.4, 'n_query': 1}
     save(tmp_path / 'ckpt/last.pt', dict(model=model.state_dict(), model_args=dict(vars(model.config)), config=config,
                                          norm={'kind': 'none'}))
     return model
@@ -237,7 +237,7 @@ def test_probes_are_scikit_learns(tmp_path, target, metric):
     v = x[:, 0] + x[:, 1] + 0.3 * rng.normal(size=400)
     y = {'binary': v > 0, 'multiclass': np.digitize(v, [-1, 1]), 'regression': 5 + 3 * v}[target].astype(float)
     np.savez(tmp_path / 't.npz', X=x, y=y)
-    dataset = Dataset(prepare(dict(dataset=str(tmp_path / 't.npz'), data_dir=tmp_path / 'd', **KNOBS)))
+    dataset = open_dataset({**KNOBS, 'dataset': str(tmp_path / 't.npz'), 'data_dir': tmp_path / 'd'})
     dataset.norm = fit_norm(dataset, dataset.rows('train'), 'standard')
     model = tiny(tmp_path, 't.npz', 1, 6)
     head, labelled = settle_target(dataset, dict(dataset='t', target=target, metric=metric), ('train', 'valid'))

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 import data
+from conftest import DATA_KNOBS
 from data import (blur, crop, fit_norm, grey, image_files, jitter, mix, open_dataset, random_boxes, read_images,
                   solarise, stored_side, three_augment)
 
 Image = pytest.importorskip('PIL.Image', reason='Pillow reads images')
 from PIL import ImageEnhance, ImageOps  # noqa: E402
 
-KNOBS = dict(data_dir='datasets', input_column=None, label_column=None, split_column=None, valid_file=None,
-             test_file=None, valid_share=0.2, test_share=0.2, window=None, image_size=14)
+KNOBS = {**DATA_KNOBS, 'valid_share': 0.2, 'test_share': 0.2, 'image_size': 14}
 TINY = ['--image_size=7', '--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--device=cpu',
         '--batch_size=8', '--warmup_steps=1']
 

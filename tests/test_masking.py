@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import masking
+from conftest import DATA_KNOBS
 from masking import MASKS, SPACES, attention_map, check_masks, keep_top_k, n_hidden, positions, sample_queries
 from model import SMA, SMAConfig
 
@@ -192,12 +193,10 @@ def check_groups(hidden, groups, loose, quota):
 
 def test_word_hides_whole_words(tmp_path):
     """Words are those of bytes.split(), read back from the ids that data.py makes."""
-    from data import Dataset, prepare
+    from data import open_dataset
     texts = [b'the quick brown fox', b'  spaces\tand  tabs ', b'one', b'a b c d e f g h', b'caf\xc3\xa9 na\xc3\xafve']
     (tmp_path / 't.txt').write_bytes(b'\n'.join(texts))
-    dataset = Dataset(prepare(dict(dataset=str(tmp_path / 't.txt'), data_dir=tmp_path, input_column=None,
-                                   label_column=None, split_column=None, valid_file=None, test_file=None,
-                                   valid_share=0.0, test_share=0.0)))
+    dataset = open_dataset({**DATA_KNOBS, 'dataset': str(tmp_path / 't.txt'), 'data_dir': tmp_path})
     x, valid = dataset.batch(np.arange(len(texts)))
     for ratio in (0.15, 0.4, 0.9):
         first = []
