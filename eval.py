@@ -70,14 +70,14 @@ _DATA_KNOBS = ('input_column', 'label_column', 'split_column', 'valid_file', 'te
 
 def data_of(config, checkpoint, run):
     """The data set to look at: the checkpoint's own, or the one that the knobs name; fits the model or fails."""
-    own = {k: checkpoint['config'][k] for k in ('dataset', *_DATA_KNOBS)}
+    own = {k: checkpoint['config'].get(k, config[k]) for k in ('dataset', *_DATA_KNOBS)}
     source = config['embed'] or config['dataset']
     if source is None:
         knobs = own
     else:
         knobs = {k: config[k] for k in _DATA_KNOBS}
         knobs['dataset'] = source
-    knobs['image_size'] = checkpoint['config']['image_size']  # the model has a position for each pixel
+    knobs['image_size'] = checkpoint['config'].get('image_size', 192)  # the model has a position for each pixel
     dataset = open_dataset({**knobs, 'data_dir': config['data_dir']})
     args = checkpoint['model_args']
     have, want = (f'{n} inputs of {d_raw} float(s)' if d_raw else 'byte sequences'
