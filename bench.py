@@ -1,0 +1,280 @@
+"""
+How fast, beside the machine's own limit.
+
+    python bench.py                                                 a quick look: the defaults of pretrain.py
+    python bench.py config/higgs.py config/protein.py               any configs of pretrain.py, a row each, at full size
+    python bench.py config/chemistry_cpu.py --dataset=molecules.smi     on a file of yours
+    python bench.py config/protein_cpu.py --lengths=1024,4096,16384     time and memory against the number of inputs
+
+Everything in a row is measured in one run, in turns, on the same batches: other work on the machine slows all of it alike.
+
+    guided, random, fine-tuning   samples/s of whole optimiser steps; tokens/s of the guided ones (padding not counted)
+    padding         share of the places in a batch that hold no token
+    TFLOP/step      what the shapes call for: matrix products of visible tokens, forward and backward; no padding, no
+                    recomputation, and not the choice of the mask (step_flops)
+    limit           TFLOP/s of the machine's own matrix products in the same dtype, at the sizes of the model's MLP
+    of the limit    TFLOP/step / seconds / limit
+    mask            choosing the guided mask, as a share of the guided step
+    exact           steps/s with Eq. 4 over those with the sequential top-k of section 4.1, both with `exact_queries` queries
+    loading         tokens/s of reading and padding batches over tokens/s of the guided steps (without a prefetch thread)
+    memory          peak: of the GPU's allocator, or of the process
+
+Data sets known by name are stood in for by random ones of like lengths, so that nothing is downloaded. JSON lines go to
+`out`, a line each.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import pretrain
+from configurator import configure, fail
+from data import fit_norm, micro_batches, prefetch
+from masking import MASKS
+from model import N_IDS, build, make_optimizer
+from pretrain import lr_at, prepared, set_up, take_step, wrap
+
+# -----------------------------------------------------------------------------
+dataset: str | None = None  # a file, or a name from data.py, in place of the config's; None = a random stand-in
+batch_size: int | None = None  # samples a step; None = the config's, on a CPU halved until a step is below `tflop`
+tflop = 0.5  # see batch_size
+rounds = 5  # each number is the median of so many turns
+dropout = 0.1  # of fine-tuning
+exact_queries = 32  # queries of the comparison with the exact procedure; 0 = leave it out
+lengths = ()  # numbers of inputs: time and memory against them, one sample a step, instead of the table
+device = 'auto'  # auto = cuda, else mps, else cpu
+dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
+compile: bool | None = None  # torch.compile; None = on cuda only
+out = 'out/bench.jsonl'  # results are appended here
+# -----------------------------------------------------------------------------
+
+# Stand-ins: bytes of log-normal lengths (median, sigma of the log), floats (inputs, d_raw; None = the config's seq_len)
+BYTES = {'pfam': (250, 0.6), 'guacamol': (45, 0.25), 'wiki_books': (1022, 0.0)}
+FLOATS = {'higgs': 1, 'year': 1, 'imagenet100': 3}
+SHOWN = ('config', 'batch', 'guided/s', 'random/s', 'fine-tuning/s', 'tokens/s', 'padding', 'TFLOP/step', 'limit',
+         'of the limit', 'mask', 'exact', 'loading', 'memory GB')
+
+
+def step_flops(c, n, m, n_seq=None):
+    """
+    Floating-point operations of one step's matrix products, forward and backward, on rows of n inputs with m hidden.
+
+    c SMAConfig; n (B,) and m (B,), padding not counted. A multiply and an add are two; backward does each product
+    twice more, for the gradients of its two factors. What the batch shares (latents, P) is projected once.
+    n_seq: positions that the decoder projects, seq_len unless said.
+    """
+    n, m = np.asarray(n, np.float64), np.asarray(m, np.float64)
+    u, B = n - m, len(n)
+
+    def layer(asked, l, u, q_dim, kv_dim):
+        """Multiply-adds: `asked` rows projected to queries, l rows of output, u rows of keys and values."""
+        return (asked * q_dim * c.qk_dim + u * kv_dim * (c.qk_dim + c.v_dim) + l * u * (c.qk_dim + c.v_dim)
+                + l * c.v_dim * (c.v_dim + 2 * c.mlp_ratio * c.v_dim))
+    l = c.n_latent or u
+    first = layer(c.n_latent / B or u, l, u, c.v_dim, c.embed_dim)
+    blocks = (c.n_layer - 1) * layer(l, l, l, c.v_dim, c.v_dim)
+    asked, answers, width = (1, 1, c.n_out) if c.n_out else (n_seq or c.seq_len, m, c.d_raw or N_IDS)
+    decoder = layer(asked / B, answers, l, c.embed_dim, c.v_dim) + answers * c.v_dim * width
+    embedding = 4 * n * c.d_raw * c.embed_dim  # raw floats need no gradient; bytes are looked up
+    return float((6 * (first + blocks + decoder) + embedding).sum())
+
+
+def stand_in(name, seq_len, batch_size, folder):
+    """Writes random rows in the format of a user's file -> its path. A few batches of them."""
+    rng, rows = np.random.default_rng(0), max(64 * batch_size, 256)
+    if name in BYTES:
+        median, sigma = BYTES[name]
+        lengths = np.clip(median * np.exp(sigma * rng.normal(size=rows)), 8, seq_len - 2).astype(int)
+        lines = [rng.choice(list(b'ACDEFGHIKLMNPQRSTVWY'), n).astype(np.uint8).tobytes() for n in lengths]
+        (folder / 'x.txt').write_bytes(b'\n'.join(lines))
+        return str(folder / 'x.txt')
+    rows = min(rows, 2 ** 24 // (seq_len * FLOATS[name]) + 2 * batch_size)
+    np.save(folder / 'x.npy', rng.normal(size=(rows, seq_len, FLOATS[name])).astype(np.float32))
+    return str(folder / 'x.npy')
+
+
+def synchronize(run):
+    if run.device.type == 'cuda':
+        torch.cuda.synchronize()
+    elif run.device.type == 'mps':
+        torch.mps.synchronize()
+
+
+def seconds(function, run):
+    synchronize(run)
+    start = time.perf_counter()
+    function()
+    synchronize(run)
+    return time.perf_counter() - start
+
+
+def peak_gb(run):
+    """GB at the most: of the GPU's allocator, or of the process since it started."""
+    if run.device.type == 'cuda':
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024) / 1e9
+
+
+def limit(c, rows, run):
+    """-> function: FLOP/s of the three products of an MLP's first Linear, forward and backward, at the model's sizes."""
+    kind = getattr(torch, run.dtype)
+    x, w, g = (torch.randn(shape, device=run.device, dtype=kind) for shape in (
+        (rows, c.v_dim), (c.mlp_ratio * c.v_dim, c.v_dim), (rows, c.mlp_ratio * c.v_dim)))
+    y, dx, dw = torch.empty_like(g), torch.empty_like(x), torch.empty_like(w)
+    flops = 6 * rows * c.v_dim * c.mlp_ratio * c.v_dim
+    again = max(1, int((2e10 if run.device.type == 'cpu' else 2e12) / flops))
+
+    def products():
+        for _ in range(again):
+            torch.mm(x, w.t(), out=y)
+            torch.mm(g, w, out=dx)
+            torch.mm(g.t(), x, out=dw)
+    return lambda: again * flops / seconds(products, run)
+
+
+def stepper(c, mask, mask_ratio, n_query, config, run):
+    """-> the model, and a function (batch) that takes one whole optimiser step on it, as the stages do."""
+    raw = build(vars(c)).to(run.device)
+    optimizer = make_optimizer(raw, lr_at(0, 100, 1e-4, 0.0, 10), config['weight_decay'], run.device)
+    scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == 'float16')
+    model = wrap(raw, run)
+
+    def loss_of(x, valid, labels, whole):
+        if c.n_out:
+            return F.binary_cross_entropy_with_logits(model(x, valid)[:, 0], labels)
+        loss, hidden = model(x, valid, mask, mask_ratio, n_query)
+        return loss.sum() / hidden.sum()
+    return raw, lambda batch: take_step(model, optimizer, scaler, iter([batch]), loss_of, 0, 0, config, run)
+
+
+def measure(name, config, run):
+    """One row: {column: value}, numbers in units of seconds, samples, FLOP."""
+    data = prepared(config, run)
+    rows = data.rows('train')
+    data.norm = fit_norm(data, rows, config['norm'])
+    c = build(config, d_raw=data.d_raw).config
+    masks = dict(zip(config['mask'], config['mask_ratio'] * (len(config['mask']) // len(config['mask_ratio']))))
+    ratio = masks.get('guided', config['mask_ratio'][0])
+    size = batch_size or config['batch_size']
+
+    def flops(lengths, c=c, r=ratio):
+        return step_flops(c, lengths, np.round(r * lengths) if r else 0 * lengths)
+    while not batch_size and run.device.type == 'cpu' and size > 1 and \
+            flops(data.lengths(rows[:size]), c, ratio) > tflop * 1e12:
+        size //= 2
+    if len(rows) < size:
+        fail(f'{config["dataset"]} has {len(rows)} training rows, a batch {size}: lower batch_size')
+    config.update(batch_size=size, accumulation=1, grad_clip=config['grad_clip'])
+    labels = torch.zeros(len(data.y))
+    batches = list(islice(prefetch(micro_batches(data, rows, config, 0, 0, run, labels), run.device), rounds + 2))
+
+    tuned = {**vars(c), 'dropout': dropout, 'n_out': 1}
+    ratio_of = {mask: masks.get(mask, ratio) for mask in ('guided', 'random')}
+    raw, guided = stepper(c, 'guided', ratio, config['n_query'], config, run)
+    steps = {'guided': guided, 'random': stepper(c, 'random', ratio_of['random'], 1, config, run)[1],
+             'fine-tuning': stepper(type(c)(**tuned), None, 0.0, 0, config, run)[1]}
+    if exact_queries and 'guided_exact' in MASKS:
+        for mask in ('guided', 'guided_exact'):
+            steps[mask + ' many'] = stepper(c, mask, ratio, exact_queries, config, run)[1]
+
+    def choose(batch):
+        x, valid = batch[:2]
+        with torch.no_grad(), run.autocast():
+            real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
+            x_hat = raw.embed(x)
+            raw.choose_mask(x_hat, real, 'guided', ratio, config['n_query'], None)
+            with_mask = seconds(lambda: raw.choose_mask(x_hat, real, 'guided', ratio, config['n_query'], None), run)
+        return with_mask
+
+    products = limit(c, size * (c.n_latent or round((1 - ratio) * np.mean([b[0].shape[1] for b in batches]))), run)
+    if run.device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+    taken = {k: [] for k in (*steps, 'limit', 'share', 'mask', 'load')}
+    for i, batch in enumerate(batches):
+        turn = {k: seconds(lambda: step(batch), run) for k, step in steps.items()}
+        before, chosen, after = products(), choose(batch), products()
+        whole = batch[3]
+        load = seconds(lambda: data.batch(whole, data.width(whole)), run)
+        if i >= 2:  # the first two turns warm up: torch.compile, allocator
+            turn.update({'limit': max(before, after), 'mask': chosen / turn['guided'], 'load': turn['guided'] / load})
+            turn['share'] = flops(data.lengths(whole)) / turn['guided'] / turn['limit']
+            for k in taken:
+                taken[k].append(turn[k])
+    middle = {k: float(np.median(v)) for k, v in taken.items()}
+    n = [data.lengths(b[3]) for b in batches[2:]]
+    tokens, places = sum(v.sum() for v in n), sum(len(v) * b[0].shape[1] for v, b in zip(n, batches[2:]))
+    row = {'config': name, 'device': str(run.device), 'dtype': run.dtype, 'compiled': run.compile, 'batch': size,
+           **{f'{k}/s': size / middle[k] for k in ('guided', 'random', 'fine-tuning')},
+           'tokens/s': tokens / sum(taken['guided']), 'padding': float(1 - tokens / places),
+           'TFLOP/step': float(np.mean([flops(v) for v in n])) / 1e12, 'limit': middle['limit'] / 1e12,
+           'of the limit': middle['share'], 'mask': middle['mask'], 'loading': middle['load'], 'memory GB': peak_gb(run)}
+    if 'guided many' in middle:
+        row['exact'] = middle['guided_exact many'] / middle['guided many']
+    return row
+
+
+def against_length(name, config, run):
+    """Rows of (inputs, seconds, GB) of guided steps on one sample, the shortest first, and how straight the lines are."""
+    table = []
+    for n in sorted(int(n) for n in lengths):
+        d_raw = FLOATS.get(config['dataset'], 0)
+        c = build(config, seq_len=n, d_raw=d_raw).config
+        x = torch.randn(1, n, d_raw) if d_raw else torch.randint(6, N_IDS, (1, n))
+        step = stepper(c, 'guided', config['mask_ratio'][-1], config['n_query'], {**config, 'accumulation': 1}, run)[1]
+        batch = (x.to(run.device), None, None, None)
+        if run.device.type == 'cuda':
+            torch.cuda.reset_peak_memory_stats()
+        step(batch)
+        table.append((n, float(np.median([seconds(lambda: step(batch), run) for _ in range(rounds)])), peak_gb(run)))
+    print(f'\n| inputs | seconds | memory GB |\n|---|---|---|\n' +
+          '\n'.join(f'| {n:,} | {t:.3g} | {gb:.3g} |' for n, t, gb in table))
+    n, *columns = np.array(table).T
+    for what, v in zip(('time', 'memory'), columns):
+        if len(n) > 2:
+            slope, start = np.polyfit(n, v, 1)
+            print(f'{what}: {slope:.3g} an input on top of {start:.3g}; at most {abs(v - start - slope * n).max() / v.max():.1%} '
+                  'of the largest off that line')
+    return {'config': name, 'lengths': table}
+
+
+def main():
+    files = [arg for arg in sys.argv[1:] if arg.endswith('.py')]
+    options = [arg for arg in sys.argv[1:] if arg not in files]
+    config = configure(globals(), options)
+    path = Path(config['out'])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if len(files) > 1:  # a process each, so that none inherits another's memory
+        for file in files:
+            subprocess.run([sys.executable, __file__, file, *options], check=True)
+        return
+    for name in ('rounds', 'tflop'):
+        if not config[name] > 0:
+            fail(f'{name}={config[name]} must be above 0')
+    knobs = configure(dict(vars(pretrain)), files)  # a config's settings over pretrain.py's own
+    run = set_up(config)
+    with tempfile.TemporaryDirectory() as folder:
+        if dataset:
+            knobs['dataset'] = dataset
+        elif knobs['dataset'] in (*BYTES, *FLOATS) and not lengths:
+            knobs.update(dataset=stand_in(knobs['dataset'], knobs['seq_len'], knobs['batch_size'], Path(folder)),
+                         data_dir=folder, test_share=0.0)
+        name = Path(files[0]).stem if files else 'defaults'
+        row = (against_length if lengths else measure)(name, knobs, run)
+    with open(path, 'a') as f:
+        f.write(json.dumps(row) + '\n')
+    if not lengths:
+        cells = [f'{row[k]:.3g}' if isinstance(row.get(k), float) else str(row.get(k, '-')) for k in SHOWN]
+        print('\n' + '\n'.join('| ' + ' | '.join(line) + ' |' for line in (SHOWN, ['---'] * len(SHOWN), cells)))
+
+
+if __name__ == '__main__':
+    main()
