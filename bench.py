@@ -102,18 +102,13 @@ def stand_in(config, folder):
     return str(folder / 'x.npy')
 
 
-def synchronize(run):
-    if run.device.type == 'cuda':
-        torch.cuda.synchronize()
-    elif run.device.type == 'mps':
-        torch.mps.synchronize()
-
-
 def seconds(function, run):
-    synchronize(run)
+    """How long function() takes, with all that it left running on a GPU."""
+    wait = getattr(torch, run.device.type).synchronize  # torch.cuda's, torch.mps's; torch.cpu's does nothing
+    wait()
     start = time.perf_counter()
     function()
-    synchronize(run)
+    wait()
     return time.perf_counter() - start
 
 
@@ -130,15 +125,16 @@ def limit(c, rows, run):
     x, w, g = (torch.randn(shape, device=run.device, dtype=kind) for shape in (
         (rows, c.v_dim), (c.mlp_ratio * c.v_dim, c.v_dim), (rows, c.mlp_ratio * c.v_dim)))
     y, dx, dw = torch.empty_like(g), torch.empty_like(x), torch.empty_like(w)
-    flops = 6 * rows * c.v_dim * c.mlp_ratio * c.v_dim
-    again = max(1, int((2e10 if run.device.type == 'cpu' else 2e12) / flops))
+    again = 1
 
     def products():
         for _ in range(again):
             torch.mm(x, w.t(), out=y)
             torch.mm(g, w, out=dx)
             torch.mm(g.t(), x, out=dw)
-    return lambda: again * flops / seconds(products, run)
+    while seconds(products, run) < 0.05:  # long enough for the clock
+        again *= 2
+    return lambda: again * 6 * rows * c.mlp_ratio * c.v_dim ** 2 / seconds(products, run)
 
 
 def stepper(c, mask, mask_ratio, n_query, config, run):

@@ -60,8 +60,8 @@ def attention_map(q, k, valid, d_k=None):
     """
     Eq. 2 and its softmax: q (B or 1, h, |R|, d_k), k (B, h, n, d_k), valid (B, n) -> (B, h, |R|, n).
 
-    Padding gets exactly zero. d_k is the width of one head, that of q unless given. The softmax is never in half precision, whose few values
-    would tie at the edge of the top k.
+    Padding gets exactly zero. d_k is the width of one head, that of q unless given. The softmax is never in half
+    precision, whose few values would tie at the edge of the top k.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(d_k or q.shape[-1])  # (B, h, |R|, n)
     scores = scores.masked_fill(~valid[:, None, None, :], -torch.inf)

@@ -110,13 +110,16 @@ def test_no_rounds(run):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
-@pytest.mark.parametrize('padded', [False, True])
+@pytest.mark.parametrize('qk_dim, padded, kernel', [(64, False, SDPBackend.FLASH_ATTENTION),
+                                                   (64, True, SDPBackend.EFFICIENT_ATTENTION),
+                                                   (32, False, SDPBackend.EFFICIENT_ATTENTION),
+                                                   (32, True, SDPBackend.EFFICIENT_ATTENTION)])
 @pytest.mark.parametrize('n_latent', [0, 64])
-def test_cuda_takes_a_fused_attention_kernel(n_latent, padded):
-    """With the plain implementation forbidden the step still runs; without padding flash attention alone will do."""
-    model = make(n_latent, 0, seq_len=128, embed_dim=64, qk_dim=64, v_dim=64).cuda()
+def test_cuda_takes_a_fused_attention_kernel(n_latent, qk_dim, padded, kernel):
+    """With one fused kernel allowed and nothing else the step runs: flash where no row is padded and heads are as wide
+    in v as in q and k, the memory-efficient one elsewhere (padding, and Table 8, whose v is four times as wide)."""
+    model = make(n_latent, 0, seq_len=128, embed_dim=64, qk_dim=qk_dim, v_dim=64).cuda()
     x = torch.randint(6, 262, (8, 120), device='cuda')
     valid = torch.arange(120, device='cuda') < torch.randint(90, 121, (8, 1), device='cuda') if padded else None
-    kernels = [SDPBackend.EFFICIENT_ATTENTION] if padded else [SDPBackend.FLASH_ATTENTION]
-    with sdpa_kernel(kernels), torch.autocast('cuda', torch.bfloat16):
+    with sdpa_kernel(kernel), torch.autocast('cuda', torch.bfloat16):
         model(x, valid, 'guided', 0.3)[0].sum().backward()
