@@ -409,8 +409,10 @@ class Dataset:
         return full if self.max_len is None else np.minimum(full, self.max_len)
 
     def width(self, rows):
-        """The width a batch of these rows is padded to: its longest row's. Rounding that up to multiples of 16 would make
-        one token in seven of a SMILES batch padding, and spare torch.compile nothing: one program takes any width."""
+        """
+        The width a batch of these rows is padded to: its longest row's. A multiple of 16 would make one place in seven
+        of a SMILES batch padding, and save torch.compile nothing: one program takes any width.
+        """
         return int(self.lengths(rows).max())
 
     def labels(self, rows):

@@ -50,7 +50,8 @@ def their_model(c, ratio, n):
     teacher = dict(reconstruction_decoder_args=decoder, reconstruction_loss_fn='mse' if c.d_raw else 'crossentropy')
     return SMAForSSL(SMAConfig(
         num_latents=c.n_latent, latent_channels=c.v_dim, embedded_channels=c.embed_dim,
-        num_self_attends_per_block=c.n_layer - 1, num_self_attention_heads=c.n_head, num_cross_attention_heads=c.n_head, qk_channels=c.qk_dim, v_channels=c.v_dim,
+        num_self_attends_per_block=c.n_layer - 1, num_self_attention_heads=c.n_head,
+        num_cross_attention_heads=c.n_head, qk_channels=c.qk_dim, v_channels=c.v_dim,
         dense_use_bias=True, encoder_type='cross_attention' if c.n_latent else 'self_attention',
         cross_train_noising_args=[['RandomlySelectedCrossAttentionMasking', noise]],
         self_attention_widening_factor=c.mlp_ratio,
