@@ -97,7 +97,7 @@ def stand_in(config, folder):
         lines = [rng.integers(ord('A'), ord('Z') + 1, n, np.uint8).tobytes() for n in n_bytes]
         (folder / 'x.txt').write_bytes(b'\n'.join(lines))
         return str(folder / 'x.txt')
-    rows = max(min(rows, 2 ** 26 // (seq_len * FLOATS[name])), batch_size or config['batch_size'])
+    rows = max(min(rows, 2 ** 24 // (seq_len * FLOATS[name])), batch_size or config['batch_size'])
     np.save(folder / 'x.npy', rng.normal(size=(rows, seq_len, FLOATS[name])).astype(np.float32))
     return str(folder / 'x.npy')
 
