@@ -991,13 +991,12 @@ class Dataset:
         full = self.offsets[rows + 1] - self.offsets[rows] + (2 if self.firsts is None else 3)
         return full if self.max_len is None else np.minimum(full, self.max_len)
 
-    def width(self, rows, multiple=16):
-        """The width a batch of these rows is padded to: few widths, so that torch.compile sees few shapes."""
-        longest = int(self.lengths(rows).max())
-        if not self.is_bytes:
-            return longest
-        width = -(-longest // multiple) * multiple
-        return width if self.max_len is None else min(width, self.max_len)
+    def width(self, rows):
+        """
+        The width a batch of these rows is padded to: its longest row's. A multiple of 16 would make one place in seven
+        of a SMILES batch padding, and save torch.compile nothing: one program takes any width.
+        """
+        return int(self.lengths(rows).max())
 
     def labels(self, rows):
         """The labels of rows as the file has them: floats, or text where they are text. None where there is none."""

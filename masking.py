@@ -63,14 +63,14 @@ def sample_queries(can_query, n_query, generator):
     return noise.topk(min(n_query, can_query.shape[1]), dim=1).indices
 
 
-def attention_map(q, k, valid):
+def attention_map(q, k, valid, d_k=None):
     """
     Eq. 2 and its softmax: q (B or 1, h, |R|, d_k), k (B, h, n, d_k), valid (B, n) -> (B, h, |R|, n).
 
-    Padding gets exactly zero. d_k is the width of one head. The softmax is never in half precision, whose few values
-    would tie at the edge of the top k.
+    Padding gets exactly zero. d_k is the width of one head, that of q unless given. The softmax is never in half
+    precision, whose few values would tie at the edge of the top k.
     """
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, h, |R|, n)
+    scores = q @ k.transpose(-2, -1) / math.sqrt(d_k or q.shape[-1])  # (B, h, |R|, n)
     scores = scores.masked_fill(~valid[:, None, None, :], -torch.inf)
     return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 

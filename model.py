@@ -160,7 +160,12 @@ class SMA(nn.Module):
         """The masking layer's attention of the queries R (B, |R|): -> (B, h, |R|, n). No l x n map is ever made."""
         rows = self.latents[R] if self.config.n_latent else take(x_hat, R)  # (B, |R|, d)
         q = self.first.heads(self.first.query(self.first.ln_query(rows)))  # (B, h, |R|, d_k)
-        return attention_map(q, self.first.heads(self.first.key(x_hat)), valid)
+        # q . (W_k x + b) = (W_k^T q) . x + q . b: the few queries are taken to the inputs' width, not all n inputs to
+        # keys; and q . b, the same for all inputs, is nothing to the softmax.
+        W_k = self.first.key.weight.unflatten(0, (q.shape[1], -1))  # (h, d_k, embed_dim)
+        q_x = torch.einsum('bhrd,hde->bhre', q, W_k).flatten(1, 2)  # (B, h |R|, embed_dim)
+        A = attention_map(q_x[:, None], x_hat[:, None], valid, d_k=q.shape[-1])  # (B, 1, h |R|, n)
+        return A.view(*q.shape[:3], -1)  # (B, h, |R|, n)
 
     def can_query(self, valid):
         """Which queries there are to draw: valid inputs, or all latents. valid (B, n) -> (B, n or n_latent) bool"""
