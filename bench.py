@@ -137,7 +137,7 @@ def limit(c, rows, run):
     return lambda: again * 6 * rows * c.mlp_ratio * c.v_dim ** 2 / seconds(products, run)
 
 
-def stepper(c, mask, mask_ratio, n_query, config, run):
+def stepper(c, views, mask, mask_ratio, n_query, config, run):
     """-> function (batch) that takes one whole optimiser step on it, as the stages do. c.n_out: fine-tuning."""
     raw = build(vars(c)).to(run.device)
     optimizer = make_optimizer(raw, 1e-4, config['weight_decay'], run.device)
@@ -149,7 +149,7 @@ def stepper(c, mask, mask_ratio, n_query, config, run):
             return F.binary_cross_entropy_with_logits(model(x, valid)[:, 0], labels)
         loss, hidden = model(x, valid, mask, mask_ratio, n_query)
         return loss.sum() / hidden.sum()
-    return lambda batch: take_step(model, optimizer, scaler, iter([batch]), lambda x, y: (x, y), loss_of, 0, 0, config, run)
+    return lambda batch: take_step(model, optimizer, scaler, iter([batch]), views, loss_of, 0, 0, config, run)
 
 
 def measure(name, config, run):
@@ -173,12 +173,15 @@ def measure(name, config, run):
     batches = list(islice(prefetch(micro_batches(data, rows, config, 0, 0, run, labels), run.device), rounds + 2))
 
     tuned = SMAConfig(**{**vars(c), 'dropout': dropout, 'n_out': 1})
-    steps = {'guided': stepper(c, 'guided', ratio['guided'], n_query, config, run),
-             'random': stepper(c, 'random', ratio['random'], n_query, config, run),
-             'fine-tuning': stepper(tuned, None, None, None, config, run)}
+
+    def views(x, labels):
+        return data.inputs(x, scale=(0.2, 1.0)), labels
+    steps = {'guided': stepper(c, views, 'guided', ratio['guided'], n_query, config, run),
+             'random': stepper(c, views, 'random', ratio['random'], n_query, config, run),
+             'fine-tuning': stepper(tuned, views, None, None, None, config, run)}
     if exact_queries and 'guided_exact' in MASKS:
         for mask in ('guided', 'guided_exact'):
-            steps[mask, 'many'] = stepper(c, mask, ratio['guided'], exact_queries, config, run)
+            steps[mask, 'many'] = stepper(c, views, mask, ratio['guided'], exact_queries, config, run)
     raw.to(run.device)
     places = np.mean([b[0].shape[1] for b in batches])
     products = limit(c, size * (c.n_latent or round((1 - ratio['guided']) * places)), run)
@@ -189,9 +192,11 @@ def measure(name, config, run):
         turn = {k: seconds(lambda: step((x, valid, y, whole)), run) for k, step in steps.items()}
         turn['limit'] = products()
         with torch.no_grad(), run.autocast():
+            x = data.inputs(x)
             x_hat = raw.embed(x)
             real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
-            turn['mask'] = seconds(lambda: raw.choose_mask(x, x_hat, real, 'guided', ratio['guided'], n_query, None), run)
+            args = x, x_hat, real, 'guided', ratio['guided'], n_query, None
+            turn['mask'] = seconds(lambda: raw.choose_mask(*args), run)
         turn['limit'] = max(turn['limit'], products())
         turn['loading'] = seconds(lambda: data.batch(whole, data.width(whole)), run)
         turn['tokens'], turn['padding'] = data.lengths(whole).sum(), 1 - data.lengths(whole).sum() / (size * x.shape[1])
@@ -220,7 +225,8 @@ def against_length(name, config, run):
         d_raw = FLOATS.get(config['dataset'], 0)
         c = build(config, seq_len=n, d_raw=d_raw).config
         x = torch.randn(1, n, d_raw) if d_raw else torch.randint(6, N_IDS, (1, n))
-        step = stepper(c, 'guided', config['mask_ratio'][-1], config['n_query'], {**config, 'accumulation': 1}, run)
+        step = stepper(c, lambda x, labels: (x, labels), 'guided', config['mask_ratio'][-1], config['n_query'],
+                       {**config, 'accumulation': 1}, run)
         batch = (x.to(run.device), None, None, None)
         if run.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats()

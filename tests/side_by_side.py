@@ -80,7 +80,7 @@ def main():
             data.norm = fit_norm(data, rows, 'standard')
             c = build(knobs, d_raw=data.d_raw).config
             batches = list(islice(micro_batches(data, rows, knobs, 0, 0, run), rounds + 1))
-        ours = bench.stepper(c, 'guided', ratio, 1, knobs, run)
+        ours = bench.stepper(c, lambda x, labels: (x, labels), 'guided', ratio, 1, knobs, run)
         mean = int(np.mean([data.lengths(b[3]).mean() for b in batches]))
         model = their_model(c, ratio, mean)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
