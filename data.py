@@ -49,7 +49,6 @@ from queue import Queue
 import numpy as np
 import requests
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from configurator import configure, fail, nearest
@@ -1032,12 +1031,12 @@ class Dataset:
             ids[i, n - 1] = SEP
         return torch.from_numpy(ids), torch.from_numpy(np.arange(width) < lengths[:, None])
 
-    def inputs(self, x, scale=None, augment=False):
+    def inputs(self, x, scale=None, change=None):
         """
         What the model reads, made on the device from the x of `batch`. Bytes and floats are that already. Images
         (B, S, S, 3) uint8 -> (B, image_size**2, 3) float32, scaled by self.norm: the central square, or, with a scale,
-        random crops of that share of the area, half of them mirrored, and with `augment` 3-Augment after that.
-        All randomness comes from torch's global generators.
+        random crops of that share of the area, half of them mirrored. `change`: a function of the pictures
+        (B, 3, image_size, image_size) in [0, 1], before they are scaled. Randomness: torch's global generators.
         """
         if not self.is_images:
             return x
@@ -1048,7 +1047,7 @@ class Dataset:
         else:
             boxes = random_boxes(len(x), x.shape[2], scale, x.device)
             x = crop(x, *boxes, torch.rand(len(x), device=x.device) < 0.5, size)
-        x = three_augment(x) if augment else x
+        x = x if change is None else change(x)
         x = x.flatten(2).transpose(1, 2)  # (B, n, 3), one input a pixel, row by row
         if self.norm['kind'] == 'none':
             return x
@@ -1244,67 +1243,6 @@ def crop(x, top, left, height, width, mirror, size):
     columns = resize_weights(left, width, x.shape[3], size)
     columns = torch.where(mirror[:, None, None], columns.flip(1), columns)
     return (rows[:, None] @ x @ columns[:, None].transpose(2, 3)).clamp(0, 1)  # bicubic overshoots at edges
-
-
-def grey(x):
-    """Luma (ITU-R 601), in one channel: (B, 1, H, W)."""
-    return (x * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-
-
-def solarise(x):
-    """The bright half inverted: values from 128 of 255 on."""
-    return torch.where(x < 127.5 / 255, x, 1 - x)
-
-
-def blur(x, sigma):
-    """Gaussian blur, sigma (B,) in pixels; weights beyond the border are left out."""
-    def weights(n):
-        at = torch.arange(n, device=x.device)
-        w = torch.exp(-(at - at[:, None]) ** 2 / (2 * sigma[:, None, None] ** 2))  # (B, n, n)
-        return (w / w.sum(-1, keepdim=True))[:, None]
-    return weights(x.shape[2]) @ x @ weights(x.shape[3]).transpose(2, 3)
-
-
-def jitter(x, kind, factor):
-    """Brightness (kind 0), contrast (1) or saturation (2) times factor (B,), as Pillow's ImageEnhance does."""
-    base = (torch.zeros_like(x), grey(x).mean((2, 3), keepdim=True), grey(x))[kind]
-    return (base + factor[:, None, None, None] * (x - base)).clamp(0, 1)
-
-
-def three_augment(x):
-    """
-    3-Augment (Touvron, Cord, Jegou 2022, arXiv:2204.07118): each image is made grey, solarised or blurred, then its
-    brightness, contrast and saturation are changed by up to 0.3, in an order drawn once for the batch.
-    """
-    def uniform(low, high):
-        return torch.empty(len(x), device=x.device).uniform_(low, high)
-    which = torch.randint(3, (len(x), 1, 1, 1), device=x.device)
-    x = torch.where(which == 0, grey(x), torch.where(which == 1, solarise(x), blur(x, uniform(0.1, 2.0))))
-    for kind in torch.randperm(3).tolist():
-        x = jitter(x, kind, uniform(0.7, 1.3))
-    return x
-
-
-def mix(x, y, n_classes):
-    """
-    Each image with its partner, that of the reversed batch: mixup (arXiv:1710.09412, Beta(0.8, 0.8)) or, with chance
-    1/2, CutMix (arXiv:1905.04899, Beta(1, 1)), one share and one box for the batch, as timm does by default.
-    x (B, n, 3), y (B,) classes -> x, targets (B, n_classes), smoothed by 0.1 and mixed by the share of pixels.
-    """
-    targets = F.one_hot(y, n_classes) * 0.9 + 0.1 / n_classes
-    if torch.rand(()) < 0.5:
-        share = torch.distributions.Beta(0.8, 0.8).sample().item()
-        x = share * x + (1 - share) * x.flip(0)
-    else:
-        side = math.isqrt(x.shape[1])
-        half = int(side * math.sqrt(torch.rand(()).item())) // 2  # 1 - share is uniform too
-        centre = torch.randint(side, (2,)).tolist()
-        (top, bottom), (left, right) = ((max(c - half, 0), min(c + half, side)) for c in centre)
-        swap = torch.zeros(side, side, 1, dtype=torch.bool, device=x.device)
-        swap[top:bottom, left:right] = True
-        x = torch.where(swap.flatten(0, 1), x.flip(0), x)
-        share = 1 - (bottom - top) * (right - left) / side ** 2  # the border may have cut the box
-    return x, share * targets + (1 - share) * targets.flip(0)
 
 
 # -----------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from configurator import configure, fail
-from data import DATASETS, LOWER_IS_BETTER, fit_norm, micro_batches, mix, prefetch
+from data import DATASETS, LOWER_IS_BETTER, fit_norm, micro_batches, prefetch
 from model import build, load, load_weights, make_optimizer, save
 from pretrain import (Stop, check_batch, check_knobs, encode, finish, log_line, lr_at, must_match, prepared, say,
                       score_rows, seed_all, set_up, settle_target, take_step, wrap)
@@ -82,6 +82,71 @@ eval_interval: int | None = 28  # steps between validations; None = an epoch
 # -----------------------------------------------------------------------------
 
 
+# Augmentation of images (--augment), batched on the device: x (B, 3, H, W) in [0, 1]
+
+def grey(x):
+    """Luma (ITU-R 601), in one channel: (B, 1, H, W)."""
+    return (x * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
+
+def solarise(x):
+    """The bright half inverted: values from 128 of 255 on."""
+    return torch.where(x < 127.5 / 255, x, 1 - x)
+
+
+def blur(x, sigma):
+    """Gaussian blur, sigma (B,) in pixels; weights beyond the border are left out."""
+    def weights(n):
+        at = torch.arange(n, device=x.device)
+        w = torch.exp(-(at - at[:, None]) ** 2 / (2 * sigma[:, None, None] ** 2))  # (B, n, n)
+        return (w / w.sum(-1, keepdim=True))[:, None]
+    return weights(x.shape[2]) @ x @ weights(x.shape[3]).transpose(2, 3)
+
+
+def jitter(x, kind, factor):
+    """Brightness (kind 0), contrast (1) or saturation (2) times factor (B,), as Pillow's ImageEnhance does."""
+    base = (torch.zeros_like(x), grey(x).mean((2, 3), keepdim=True), grey(x))[kind]
+    return (base + factor[:, None, None, None] * (x - base)).clamp(0, 1)
+
+
+def three_augment(x):
+    """
+    3-Augment (Touvron, Cord, Jegou 2022, arXiv:2204.07118): each image is made grey, solarised or blurred, then its
+    brightness, contrast and saturation are changed by up to 0.3, in an order drawn once for the batch.
+    """
+    def uniform(low, high):
+        return torch.empty(len(x), device=x.device).uniform_(low, high)
+    which = torch.randint(3, (len(x), 1, 1, 1), device=x.device)
+    x = torch.where(which == 0, grey(x), torch.where(which == 1, solarise(x), blur(x, uniform(0.1, 2.0))))
+    for kind in torch.randperm(3).tolist():
+        x = jitter(x, kind, uniform(0.7, 1.3))
+    return x
+
+
+def mix(x, y, n_classes):
+    """
+    Each image with its partner, that of the reversed batch: mixup (arXiv:1710.09412, Beta(0.8, 0.8)) or, with chance
+    1/2, CutMix (arXiv:1905.04899, Beta(1, 1)), one share and one box for the batch, as timm does by default.
+    x (B, n, 3), y (B,) classes -> x, targets (B, n_classes), smoothed by 0.1 and mixed by the share of pixels.
+    """
+    targets = F.one_hot(y, n_classes) * 0.9 + 0.1 / n_classes
+    if torch.rand(()) < 0.5:
+        share = torch.distributions.Beta(0.8, 0.8).sample().item()
+        x = share * x + (1 - share) * x.flip(0)
+    else:
+        side = math.isqrt(x.shape[1])
+        half = int(side * math.sqrt(torch.rand(()).item())) // 2  # 1 - share is uniform too
+        centre = torch.randint(side, (2,)).tolist()
+        (top, bottom), (left, right) = ((max(c - half, 0), min(c + half, side)) for c in centre)
+        swap = torch.zeros(side, side, 1, dtype=torch.bool, device=x.device)
+        swap[top:bottom, left:right] = True
+        x = torch.where(swap.flatten(0, 1), x.flip(0), x)
+        share = 1 - (bottom - top) * (right - left) / side ** 2  # the border may have cut the box
+    return x, share * targets + (1 - share) * targets.flip(0)
+
+
+# -----------------------------------------------------------------------------
+
 def merit(metric, value):
     """A score as a number to be made large."""
     return -value if metric in LOWER_IS_BETTER else value
@@ -110,7 +175,7 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
     def views(x, y):
         if not config['augment']:
             return dataset.inputs(x), y
-        return mix(dataset.inputs(x, scale=(0.08, 1.0), augment=True), y, n_out)
+        return mix(dataset.inputs(x, scale=(0.08, 1.0), change=three_augment), y, n_out)
 
     def loss_of(x, valid, y, whole):
         output = model(x, valid)  # (B, n_out)

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 import data
+import finetune
 from conftest import DATA_KNOBS
-from data import (blur, crop, fit_norm, grey, image_files, jitter, mix, open_dataset, random_boxes, read_images,
-                  solarise, stored_side, three_augment)
+from data import crop, fit_norm, image_files, open_dataset, random_boxes, read_images, stored_side
+from finetune import blur, grey, jitter, mix, solarise, three_augment
 
 Image = pytest.importorskip('PIL.Image', reason='Pillow reads images')
 from PIL import ImageEnhance, ImageOps  # noqa: E402
@@ -313,7 +314,7 @@ def test_blur_is_a_gaussian():
 
 def test_three_augment_does_one_of_three_to_each_image(monkeypatch):
     """Without jitter, each image is exactly one of the three, and each comes about as often."""
-    monkeypatch.setattr(data, 'jitter', lambda x, kind, factor: x)
+    monkeypatch.setattr(finetune, 'jitter', lambda x, kind, factor: x)
     torch.manual_seed(0)
     x = as_batch(photo(0)).expand(300, -1, -1, -1)
     y = three_augment(x)
@@ -384,9 +385,9 @@ def test_from_images_to_a_score(run, photos, tmp_path, monkeypatch):
     """
     views, inputs = set(), data.Dataset.inputs
 
-    def spy(self, x, scale=None, augment=False):
-        views.add((scale, augment))
-        return inputs(self, x, scale, augment)
+    def spy(self, x, scale=None, change=None):
+        views.add((scale, change is not None))
+        return inputs(self, x, scale, change)
     monkeypatch.setattr(data.Dataset, 'inputs', spy)
     centre = (None, False)  # of every row that is scored
     run('pretrain.py', *TINY, *photos, '--max_steps=2', '--n_latent=4', '--out_dir=pre', '--mask_ratio=0.75')
