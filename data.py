@@ -15,9 +15,9 @@ A data set is prepared once into a folder of flat files, which the stages then m
     y.bin         float64 label of each row, NaN where it has none; text labels are numbered in sorted order
     split.bin     int8 of each row: 0 train, 1 valid, 2 test; 3 and 4: drawn by the shares when it is opened
 
-Files read: .txt .smi (a line each), .fasta .fa, .csv .tsv .arff, all also .gz, .bz2 or .xz; .npz (arrays X and y), .npy
-(its labels in a second file: --dataset=X.npy,y.npy); .parquet (needs pyarrow); a folder of images (needs Pillow).
-Downloads go to DATA_DIR/downloads.
+Files read: .txt .smi (a line each), .fasta .fa, .csv .tsv .arff .json (a list of objects), all also .gz,
+.bz2 or .xz; .npz (arrays X and y), .npy (its labels in a second file: --dataset=X.npy,y.npy); .parquet (needs
+pyarrow); a folder of images (needs Pillow). Downloads go to DATA_DIR/downloads.
 """
 
 import bz2
@@ -35,7 +35,6 @@ import re
 import shutil
 import sys
 import tarfile
-import tempfile
 import threading
 import time
 import zipfile
@@ -247,7 +246,10 @@ def download(name, address, data_dir, size=None, digest=None):
         return found[0]
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f'{name}.part'
+    problem = None
     for wait in (0, *WAITS):
+        if problem:
+            print(f'{address}: {problem}; trying again in {wait} s', flush=True)
         time.sleep(wait)
         try:
             problem = fetch(address, part, size) or wrong(part, size, digest)
@@ -422,7 +424,7 @@ def windows(source, size):
     def cut_up():
         rest = b''
         for lines, _, _ in source:
-            if not isinstance(lines, list) or isinstance(lines[0], tuple):
+            if len(lines) and not isinstance(lines[0], bytes):
                 fail(f'window={size}: only lines of text can be joined')
             text, at = rest + b'\n'.join(lines) + b'\n', 0
             while len(text) - at > size:
@@ -465,7 +467,7 @@ def table_rows(path, kind, left_out, header=None, quotes=True, keys=()):
             rows = (row for batch in table.iter_batches(CHUNK) for row in zip(*(c.to_pylist() for c in batch.columns)))
             for number, row in enumerate(rows, 1):
                 yield number, ['' if v is None else v.decode() if isinstance(v, bytes) else str(v) for v in row]
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             fail(f'cannot read {path}: {error}')
         return
     if kind == '.json':
@@ -473,20 +475,21 @@ def table_rows(path, kind, left_out, header=None, quotes=True, keys=()):
         for number, item in enumerate(json_objects(path), 1):
             if not isinstance(item, dict) or not set(keys) <= set(item):
                 fail(f'{path}, object {number}: lacks one of {", ".join(keys)}')
-            yield number, [str(v[0] if isinstance(v, list) else v) for v in (item[k] for k in keys)]
+            yield number, [str(v[0] if isinstance(v, list) and v else v) for v in (item[k] for k in keys)]
         return
     text = (line.decode('utf-8-sig' if i == 0 else 'utf-8') for i, line in enumerate(open_bytes(path)))
-    names, above = [], 0
-    if kind == '.arff':
-        for above, line in enumerate(text, 1):
-            if line.lower().startswith('@attribute'):
-                names.append(line.split(None, 1)[1].strip().split("'")[1] if "'" in line else line.split()[1])
-            if line.lower().startswith('@data'):
-                break
+    names, above, reader = [], 0, None
     csv.field_size_limit(2**31 - 1)
-    rows = reader = csv.reader(text, delimiter='\t' if kind == '.tsv' else ',', strict=True,
-                               quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
     try:
+        if kind == '.arff':
+            for above, line in enumerate(text, 1):
+                attribute = re.match(r"""@attribute\s+('[^']*'|"[^"]*"|\S+)""", line, re.IGNORECASE)
+                if attribute:
+                    names.append(attribute[1].strip('\'"'))
+                if line.lower().startswith('@data'):
+                    break
+        rows = reader = csv.reader(text, delimiter='\t' if kind == '.tsv' else ',', strict=True,
+                                   quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
         first = next(rows, None)
         if first is None:
             fail(f'{path} is empty')
@@ -550,18 +553,24 @@ def read_table(path, kind, left_out, about, input_column=None, label_column=None
     names = [h for i, h in enumerate(header) if i not in (label, split)]
     if input_column is not None:
         names = [name.strip() for name in input_column.split(',')] if input_column not in header else [input_column]
+    if not names:
+        fail(f'{path} has no inputs beside {", ".join(header) or "nothing"}: name them with --input_column')
     inputs = [column(name, 'input_column') for name in names]
-    about.setdefault('columns', names)
-    first = next(rows, None)
-    if first is None:
+    if about.setdefault('columns', names) != names:
+        fail(f'{path}: its inputs are {", ".join(names)}; those of the file before it {", ".join(about["columns"])}')
+    head = list(itertools.islice(rows, CHUNK))
+    if not head:
         fail(f'{path} has a header and no rows')
-    numbers = all(is_number(first[1][i] or 'nan') for i in inputs)
+    first = head[0]
+    # one named column is text if a cell of the first chunk is: a first line may be empty, or a word like 1984
+    looked_at = head if len(inputs) == 1 and input_column else head[:1]
+    numbers = all(is_number(row[i] or 'nan') for _, row in looked_at for i in inputs)
     if not numbers and len(inputs) > 1 and (len(inputs) > 2 or input_column is None):
         bad = next(name for name, i in zip(names, inputs) if not is_number(first[1][i]))
         fail(f'{path}: column {bad!r} holds text: name the input with --input_column=NAME (one text column, two a,b '
              'for a pair, or number columns a,b,c), and the label with --label_column')
 
-    for chunk in chunks(itertools.chain([first], rows)):
+    for chunk in chunks(itertools.chain(head, rows)):
         if numbers:
             try:
                 x = np.array([[float(row[i] or 'nan') for i in inputs] for _, row in chunk], np.float32)[:, :, None]
@@ -626,6 +635,8 @@ def by_scaffold(source, left_out):
 def read_arrays(path, about, input_column=None, label_column=None):
     """.npz with arrays X and y (input_column and label_column rename them), or .npy alone, or 'X.npy,y.npy'."""
     x_path, _, y_path = path.partition(',')
+    if y_path and kind_of(x_path) == '.npz':
+        fail(f'{path}: an .npz brings its own labels, see label_column')
     try:
         if kind_of(x_path) == '.npz':
             arrays = np.load(x_path, allow_pickle=False)
@@ -637,14 +648,13 @@ def read_arrays(path, about, input_column=None, label_column=None):
         else:
             x = np.load(x_path, mmap_mode='r', allow_pickle=False)
             y = np.load(y_path, mmap_mode='r', allow_pickle=False) if y_path else None
-    except (ValueError, EOFError, OSError, zlib.error) as error:
+        x, y = np.asanyarray(x), y if y is None else np.asanyarray(y)
+    except Exception as error:  # numpy and zipfile raise many kinds on what is damaged or not what its name says
         fail(f'cannot read {path}: {error}')
-    except Exception as error:  # zipfile.BadZipFile and its kin
-        fail(f'{path} is damaged or not what its name says: {error}')
-    if x.ndim not in (2, 3) or x.dtype.kind not in 'fiu':
+    if x.ndim not in (2, 3) or 0 in x.shape[1:] or x.dtype.kind not in 'fiu':
         fail(f'{x_path}: shape {x.shape}, type {x.dtype}; wanted are numbers (rows, inputs) or (rows, inputs, d_raw)')
-    if y is not None and y.shape != (len(x),):
-        fail(f'{path}: labels of shape {y.shape} for {len(x)} rows')
+    if y is not None and (y.shape != (len(x),) or y.dtype.kind not in 'biufU'):
+        fail(f'{path}: labels of shape {y.shape}, type {y.dtype}, for {len(x)} rows')
     about['columns'] = [f'c{i}' for i in range(x.shape[1])]
     for at in range(0, len(x), CHUNK):
         part = np.asarray(x[at:at + CHUNK], np.float32).reshape(-1, x.shape[1], x.shape[2] if x.ndim == 3 else 1)
@@ -732,7 +742,7 @@ def read(path, left_out, about, kind=None, window=None, **options):
     kind = kind or kind_of(path)
     if kind in ('.csv', '.tsv', '.arff', '.json', '.parquet'):
         source = read_table(path, kind, left_out, about, **columns)
-    elif kind in ('.npy', '.npz') and 'split_column' not in columns:
+    elif kind == '.npz' and 'split_column' not in columns or kind == '.npy' and not columns:
         source = read_arrays(path, about, **columns)
     elif kind in ('.fasta', '.fa', '.faa', '.txt', '.smi', '.smiles', '.npy', '.npz'):
         unfit = next((k for k in ('input_column', 'label_column', 'split_column') if k in columns), None)
@@ -741,7 +751,9 @@ def read(path, left_out, about, kind=None, window=None, **options):
         source = read_fasta(path, left_out, **columns) if kind[:3] == '.fa' else read_lines(path, left_out)
     else:
         fail(f'{path}: unknown ending {kind!r}; known: .txt .smi .fasta .fa .csv .tsv .arff (also .gz .bz2 .xz), '
-             '.parquet .npy .npz')
+             '.json .parquet .npy .npz, and folders of images')
+    if window is not None and ('label_column' in columns or 'split_column' in columns):
+        fail('window joins lines, so their labels and splits are lost: leave label_column and split_column unset')
     return source if window is None else windows(source, window)
 
 
@@ -769,10 +781,13 @@ def prepare(config):
     read_from = [path for f in files for part in f.split(',')
                  for path in ([str(path) for path, _, _ in image_files(part)] if os.path.isdir(part) else [part])]
     stats = [(os.path.abspath(path), os.stat(path)) for path in read_from]
+    if config['window'] is not None and config['window'] < 4:
+        fail(f'window={config["window"]} must be at least 4, the longest UTF-8 character')
     if config['image_size'] < 1:
         fail(f'image_size={config["image_size"]} must be at least 1')
     pixels = config['image_size'] if any(map(os.path.isdir, files)) or 'folder' in DATASETS.get(name, {}) else None
-    key = [FORMAT, name if name in DATASETS else '', {k: config[k] for k in own if not k.endswith('file')}, pixels,
+    given = {k: k.endswith('file') or config[k] for k in own if config[k] is not None}  # files: their part; see stats
+    key = [FORMAT, name if name in DATASETS else '', given, pixels,
            [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]]
     stem = name if name in DATASETS else Path(name).name.split('.')[0]
     key = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]
@@ -785,24 +800,26 @@ def prepare(config):
     except OSError as error:
         fail(f'data_dir={config["data_dir"]!r}: {error.strerror}')
     with lock:
-        wait_for(lock)
+        alone = wait_for(lock)
         if folder.exists():  # another process has made it meanwhile
             return folder
-        for old in folder.parent.glob(f'{folder.name}.tmp-*'):  # of one that was killed
-            shutil.rmtree(old)
-        building = Path(tempfile.mkdtemp(prefix=f'{folder.name}.tmp-', dir=folder.parent))
+        for old in folder.parent.glob('*.tmp-*') if alone else ():  # of one that was killed
+            shutil.rmtree(old, ignore_errors=True)
+        building = folder.parent / f'{folder.name}.tmp-{os.getpid()}'
         try:
+            building.mkdir()
             write(building, config, files)
             building.rename(folder)
         except OSError as error:
-            fail(f'cannot write {building}: {error.strerror or error}')
+            if not folder.exists():  # else another process was faster
+                fail(f'cannot write {building}: {error.strerror or error}')
         finally:
             shutil.rmtree(building, ignore_errors=True)
     return folder
 
 
 def wait_for(lock):
-    """Waits until no other process holds this open file locked; the lock goes with the process."""
+    """Waits until no other process holds this open file locked; the lock goes with the process. -> whether it has it"""
     try:
         import fcntl
         try:
@@ -810,8 +827,9 @@ def wait_for(lock):
         except BlockingIOError:
             print(f'{lock.name}: waiting for another process, which prepares a data set', flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        return True
     except (ImportError, OSError):  # Windows, or a file system without locks: the work may be done twice
-        pass
+        return False
 
 
 def sources(config, files, left_out, about):
@@ -819,9 +837,8 @@ def sources(config, files, left_out, about):
     entry = DATASETS.get(config['dataset'])
     columns = {k: config[k] for k in ('input_column', 'label_column', 'split_column', 'window')}
     if entry is None:  # files of the user's
-        told = len(files) > 1
-        named = zip(('train' if told else 'draw', 'valid', 'test'),
-                    (config['dataset'], config['valid_file'], config['test_file']))
+        first = 'train' if config['valid_file'] else 'draw valid' if config['test_file'] else 'draw'
+        named = zip((first, 'valid', 'test'), (config['dataset'], config['valid_file'], config['test_file']))
         given = [k for k, v in columns.items() if v is not None]
         if given and any(map(os.path.isdir, files)):
             fail(f'{config["dataset"]} is a folder of images, without columns or lines: leave {", ".join(given)} unset')
@@ -841,8 +858,8 @@ def sources(config, files, left_out, about):
         places = [Path(p) / entry['folder'] for p in (downloads, os.environ.get('SMA_MIRROR') or downloads)]
         found = next((place for place in places if place.is_dir()), None)
         if found is None:
-            fail(f'{config["dataset"]} is not for download: put its folder, with train/ and val/ in it, at '
-                 f'{places[0].resolve()}, or a link to it')
+            fail(f'{config["dataset"]} is not for download: put its folder, with train/ and val/ in it, or a '
+                 f'link to that folder, at {places[0].resolve()} (links inside it that lead out are not followed)')
         kept = set(Path(paths[entry['keep']]).read_text().split())
         return [('draw', read_images(found, config['image_size'], left_out, about, kept))]
     result = []
@@ -856,8 +873,6 @@ def sources(config, files, left_out, about):
 def write(folder, config, files):
     """Streams every chunk of the sources to disk, then settles labels, splits and meta.json."""
     left_out, about, entry = Counter(), {}, DATASETS.get(config['dataset'], {})
-    if 'names' in entry:
-        about['columns'] = entry['names']()
     shape, lengths, firsts, codes, splits = None, [], [], [], []  # shape: () for bytes, (n, d_raw) for floats
     code_of = {}  # distinct label as read -> its number, so that 11 million labels take no more room than they must
     with open(folder / 'x.bin', 'wb') as x_file:
@@ -867,7 +882,7 @@ def write(folder, config, files):
                     continue
                 this = x.shape[1:] if isinstance(x, np.ndarray) else ('pairs',) if isinstance(x[0], tuple) else ()
                 if shape is not None and shape != this:
-                    fail(f'the files of {config["dataset"]} differ: rows of {shape} and of {this} numbers')
+                    fail(f'the files of {config["dataset"]} differ: text, pairs, or rows of {shape} and {this} numbers')
                 shape = this
                 if isinstance(x, np.ndarray):
                     x_file.write(x.tobytes())
@@ -902,6 +917,8 @@ def write(folder, config, files):
     y.tofile(folder / 'y.bin')
     split.tofile(folder / 'split.bin')
     size = about.get('image_size')
+    if 'names' in entry:
+        about['columns'] = entry['names']()
     meta = dict(kind='bytes' if is_bytes else 'images' if size else 'floats', rows=len(y), image_size=size,
                 n=None if is_bytes else size ** 2 if size else shape[0], d_raw=0 if is_bytes else shape[-1],
                 columns=about.get('columns'), classes=classes, left_out={why: n for why, n in left_out.items() if n},
@@ -1278,11 +1295,16 @@ def f1(y, p):
     return 2 * hit / max(int((chosen(p) == 1).sum() + (y == 1).sum()), 1)
 
 
-def matthews(y, p):
-    """Matthews correlation of two classes (GLUE's measure for CoLA): 0 where all answers, or labels, are the same."""
-    a, b = y - np.mean(y), chosen(p) - np.mean(chosen(p))
+def correlation(a, b):
+    """Pearson's; 0 where all of one are the same."""
+    a, b = a - np.mean(a), b - np.mean(b)
     scale = np.sqrt((a ** 2).sum() * (b ** 2).sum())
     return float((a * b).sum() / scale) if scale else 0.0
+
+
+def matthews(y, p):
+    """Matthews correlation of two classes (GLUE's measure for CoLA)."""
+    return correlation(y, chosen(p))
 
 
 def rmse(y, p):
@@ -1290,11 +1312,8 @@ def rmse(y, p):
 
 
 def spearman(y, p):
-    """Correlation of the ranks; 0 where all predictions (or labels) are the same."""
-    a, b = ranks(y), ranks(p)
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt((a ** 2).sum() * (b ** 2).sum())
-    return float((a * b).sum() / scale) if scale else 0.0
+    """Correlation of the ranks."""
+    return correlation(ranks(y), ranks(p))
 
 
 def class_numbers(labels, classes):

@@ -85,6 +85,10 @@ def data_of(config, checkpoint, run):
     if have != want:
         fail(f'{knobs["dataset"]} holds {have}, the checkpoint wants {want}: see input_column and label_column')
     describe(dataset)
+    learned = checkpoint.get('columns') or []
+    if learned and learned != dataset.columns and sorted(learned) == sorted(dataset.columns or []):
+        fail(f'{knobs["dataset"]} has the columns in another order than the checkpoint learned: '
+             f'--input_column={",".join(learned)}')
     dataset.norm = checkpoint['norm']
     cut(dataset, args['seq_len'], checkpoint['config']['max_len'], run)
     return dataset

@@ -213,7 +213,8 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
                 best = dict(merit=merit(head['metric'], value), valid=value, step=step + 1,
                             model={k: v.detach().cpu().clone() for k, v in raw.state_dict().items()})
     bar.close()
-    return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=dataset.norm, head=head,
+    return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=dataset.norm,
+                columns=dataset.columns, head=head,
                 lr=lr, seed=seed, step=best['step'], valid=best['valid'], n_train=len(rows))
 
 

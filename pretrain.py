@@ -31,8 +31,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import configure, fail
-from data import (DATASETS, METRICS, SPLITS, class_numbers, describe, fit_norm, micro_batches, open_dataset, prefetch,
-                  score, scoring)
+from data import (DATASETS, METRICS, SPLITS, class_numbers, describe, fit_norm, is_number, micro_batches, open_dataset,
+                  prefetch, score, scoring)
 from masking import check_masks
 from model import build, load, load_weights, make_optimizer, masked_loss, outputs, save
 
@@ -213,9 +213,13 @@ def settle_target(dataset, config, splits=SPLITS):
     head = dict(target=target, metric=metric)
     if target == 'regression':
         if dataset.meta['classes']:
-            fail(f'target=regression, but the labels are text such as {dataset.meta["classes"][0]!r}')
+            text = next((c for c in dataset.meta['classes'] if not is_number(c)), '')
+            fail(f'target=regression, but labels are text, such as {text!r}')
         return head, labelled
-    head['classes'] = sorted(set(dataset.labels(labelled['train'])))
+
+    def distinct(rows):
+        return dataset.labels(rows[np.unique(dataset.y[rows], return_index=True)[1]])
+    head['classes'] = sorted(distinct(labelled['train']))
     if target == 'binary' and len(head['classes']) != 2:
         fail(f'target=binary, but the training labels have {len(head["classes"])} values: '
              f'say --target=multiclass or regression')
@@ -223,7 +227,7 @@ def settle_target(dataset, config, splits=SPLITS):
         if isinstance(c, float) and c != round(c):
             fail(f'target={target}, but the label {c:g} is no class: say --target=regression')
     for split in splits:
-        class_numbers(dataset.labels(labelled[split]), head['classes'])  # fails on a class that no training row has
+        class_numbers(distinct(labelled[split]), head['classes'])  # fails on a class that no training row has
     return head, labelled
 
 
@@ -432,7 +436,8 @@ def train(mask, mask_ratio, lr, dataset, probed, config, run, stop):
                     real=torch.zeros(config['seq_len'], device=run.device))
 
     def checkpoint():
-        return dict(model=raw.state_dict(), model_args=model_args, norm=dataset.norm, step=step, best=best,
+        return dict(model=raw.state_dict(), model_args=model_args, norm=dataset.norm, columns=dataset.columns,
+                    step=step, best=best,
                     config=settings, optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
                     epoch=step // steps_per_epoch, position=step % steps_per_epoch)
 

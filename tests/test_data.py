@@ -319,3 +319,35 @@ def test_real_files(tmp_path, shared, name, knobs, rows):
         assert d.n == 28
     if knobs or not d.is_bytes:
         assert not np.isnan(d.y).any()
+
+
+def test_what_a_review_found(tmp_path, capsys):
+    """Each of these once passed in silence, hung, or ended in a traceback."""
+    def file(name, text):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+    a, b = file('a.csv', 'a,b,y\n10,20,0\n11,21,1\n' * 1), file('b.csv', 'a,b,y\n1,2,0\n')
+    as_valid = opened(tmp_path, a, label_column='y', valid_file=b)
+    as_test = opened(tmp_path, a, label_column='y', test_file=b, valid_share=0.5)
+    assert [len(as_valid.rows(s)) for s in data.SPLITS] == [2, 1, 0]
+    assert [len(as_test.rows(s)) for s in data.SPLITS] == [1, 1, 1]
+    fails(capsys, 'its inputs are b, a', opened, tmp_path, a, label_column='y', valid_file=file('c.csv', 'b,a,y\n1,2,0\n'))
+    text = file('t.csv', 's,y\nabc,1\n')
+    fails(capsys, 'window joins lines', opened, tmp_path, text, input_column='s', label_column='y', window=10)
+    fails(capsys, 'at least 4', opened, tmp_path, file('t.txt', '😀' * 9), window=3)
+    fails(capsys, 'no inputs beside y', opened, tmp_path, file('y.csv', 'y\n1\n'), label_column='y')
+    np.save(tmp_path / 'x.npy', np.zeros((5, 0)))
+    fails(capsys, 'wanted are numbers', opened, tmp_path, tmp_path / 'x.npy')
+    fails(capsys, 'label_column', opened, tmp_path, tmp_path / 'x.npy', label_column='y')
+    np.savez(tmp_path / 'z.npz', X=np.zeros((2, 2)), y=np.array(['2020-01-01', '2021-01-01'], 'datetime64[D]'))
+    fails(capsys, 'labels of shape', opened, tmp_path, tmp_path / 'z.npz')
+    fails(capsys, 'brings its own labels', opened, tmp_path, f'{tmp_path / "z.npz"},{tmp_path / "x.npy"}')
+    (tmp_path / 'z.npz').rename(tmp_path / 'z.npy')
+    fails(capsys, 'z.npy', opened, tmp_path, tmp_path / 'z.npy')
+    fails(capsys, 'e.json', opened, tmp_path, file('e.json', '[{"a": []}]'), input_column='b')
+    arff = file('q.arff', "@attribute 'two words' numeric\n@attribute class {'p','n'}\n@data\n1,p\n2,n\n")
+    assert opened(tmp_path, arff, label_column='class').columns == ['two words']
+    (tmp_path / 'latin.arff').write_bytes(b'@attribute caf\xe9 numeric\n@data\n1\n')
+    fails(capsys, 'not UTF-8', opened, tmp_path, tmp_path / 'latin.arff')
+    smiles = opened(tmp_path, file('s.csv', 'smiles,y\n1984,1\nCCO,2\n'), input_column='smiles', label_column='y')
+    assert sequences(smiles) == [b'1984', b'CCO']

@@ -258,3 +258,17 @@ def test_probes_are_scikit_learns(tmp_path, target, metric):
                   accuracy_score(b, r.fit(X, a).predict(Z)) for r in readers]
     assert [ours['probe_knn'], ours['probe_linear']] == pytest.approx(theirs, abs=1e-4)
     assert theirs[1] < 0.8 * b.std() if target == 'regression' else theirs[1] > 0.7  # there is something to find
+
+
+def test_columns_in_another_order_are_refused(run, tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [','.join(f'{v:.3f}' for v in row) for row in rng.normal(size=(60, 3))]
+    (tmp_path / 'a.csv').write_text('\n'.join(['x,y,z', *lines]))
+    (tmp_path / 'b.csv').write_text('\n'.join(['x,z,y', *lines]))
+    run('pretrain.py', '--dataset=a.csv', '--mask=random', '--max_steps=1', '--batch_size=8', '--embed_dim=16',
+        '--qk_dim=16', '--v_dim=16', '--device=cpu', '--out_dir=o')
+    error = run('eval.py', '--ckpt=o/random', '--dataset=b.csv', '--device=cpu', status=2).stderr
+    assert '--input_column=x,y,z' in error
+    same = [run('eval.py', '--ckpt=o/random', f'--dataset={name}.csv', '--input_column=x,y,z', '--device=cpu').stdout
+            for name in 'ab']
+    assert 'masked loss' in same[0] and 'masked loss' in same[1]

@@ -228,26 +228,26 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_end_in_one_line(tmp_path, table):
+def test_mistakes_end_in_one_line(run, tmp_path, table):
     """
-    Each through the command line: exit status 2, one line on stderr, no traceback, no checkpoint, no half data set.
+    Exit status 2, one line on stderr, no traceback, no checkpoint, no half data set: in this process, and a few by a
+    command line of their own.
     """
     (tmp_path / 'hole.csv').write_text('a,b,y\n1,2,0\n1,nan,0\n')
     (tmp_path / 'ragged.csv').write_text('a,b,y\n1,2,0\n1,0\n')
     (tmp_path / 'empty.txt').write_text('\n')
     (tmp_path / 'few.txt').write_text('abcdef\n' * 5)
 
-    def start(options):
+    for i, (options, word) in enumerate(MISTAKES):
         named = [o for o in table if o.split('=')[0] not in [p.split('=')[0] for p in options]]
         if '.txt' in options[0]:
             named = named[-1:]
-        command = [sys.executable, str(ROOT / 'pretrain.py'), *TINY, '--max_steps=4', *named, *options]
-        return subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                env={**os.environ, 'OMP_NUM_THREADS': '1'})
-    for at in range(0, len(MISTAKES), 2):  # two at a time, one a core
-        pair = [(options, word, start(options)) for options, word in MISTAKES[at:at + 2]]
-        for options, word, process in pair:
-            _, err = process.communicate(timeout=60)
-            code = process.returncode
-            assert code == 2 and err.count('\n') == 1 and err.startswith('error: ') and word in err, (options, err)
+        words = [*TINY, '--max_steps=4', *named, *options]
+        done = run('pretrain.py', *words, status=2)
+        if i % 8 == 0:
+            done = subprocess.run([sys.executable, str(ROOT / 'pretrain.py'), *words], cwd=tmp_path, text=True,
+                                  capture_output=True, timeout=60)
+            assert done.returncode == 2
+        err = done.stderr
+        assert err.count('\n') == 1 and err.startswith('error: ') and word in err, (options, err)
     assert not list(tmp_path.rglob('*.pt')) and not list(tmp_path.rglob('*.tmp*'))
