@@ -39,7 +39,6 @@ import torch.nn.functional as F
 import pretrain
 from configurator import configure, fail
 from data import fit_norm, micro_batches, prefetch
-from masking import MASKS
 from model import N_IDS, SMAConfig, build, make_optimizer
 from pretrain import check_batch, prepared, set_up, take_step, wrap
 
@@ -59,7 +58,7 @@ out = 'out/bench.jsonl'  # results are appended here
 
 # Stand-ins: bytes of log-normal lengths (median, sigma of the log), floats (inputs, d_raw; None = the config's seq_len)
 BYTES = {'pfam': (250, 0.6), 'guacamol': (45, 0.25), 'wiki_books': (1022, 0.0)}
-FLOATS = {'higgs': 1, 'year': 1, 'imagenet100': 3}
+FLOATS = {'collider': 1, 'higgs': 1, 'higgs_small': 1, 'year': 1, 'imagenet100': 3}
 SHOWN = ('config', 'batch', 'guided/s', 'random/s', 'fine-tuning/s', 'tokens/s', 'padding', 'TFLOP/step', 'limit',
          'of the limit', 'mask', 'exact', 'loading', 'memory GB')
 
@@ -179,7 +178,7 @@ def measure(name, config, run):
     steps = {'guided': stepper(c, views, 'guided', ratio['guided'], n_query, config, run),
              'random': stepper(c, views, 'random', ratio['random'], n_query, config, run),
              'fine-tuning': stepper(tuned, views, None, None, None, config, run)}
-    if exact_queries and 'guided_exact' in MASKS:
+    if exact_queries:
         for mask in ('guided', 'guided_exact'):
             steps[mask, 'many'] = stepper(c, views, mask, ratio['guided'], exact_queries, config, run)
     raw.to(run.device)
@@ -253,10 +252,14 @@ def main():
     files = [arg for arg in sys.argv[1:] if arg.endswith('.py')]
     options = [arg for arg in sys.argv[1:] if arg not in files]
     config = configure(globals(), options)
-    for name in ('rounds', 'tflop'):
-        if not config[name] > 0:
+    for name in ('rounds', 'tflop', 'batch_size'):
+        if config[name] is not None and not config[name] > 0:
             fail(f'{name}={config[name]} must be above 0')
+    if exact_queries < 0 or not all(isinstance(n, int) and n > 1 for n in lengths):
+        fail(f'exact_queries={exact_queries}, lengths={lengths}: whole numbers are wanted')
     path = Path(out)
+    if not out or path.is_dir():
+        fail(f'out={out!r} must name a file')
     if len(files) > 1:  # a process each, so that none inherits another's memory
         for file in files:
             if subprocess.run([sys.executable, __file__, file, *options]).returncode:
@@ -269,7 +272,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         if dataset:
             knobs['dataset'] = dataset
-        elif knobs['dataset'] in (*BYTES, *FLOATS) and not lengths:
+        elif knobs['dataset'] in {*BYTES, *FLOATS} - {'collider'} and not lengths:  # the collider is simulated
             knobs.update(dataset=stand_in(knobs, Path(folder)), data_dir=folder, valid_share=0.0, test_share=0.0)
         row = (against_length if lengths else measure)(Path(*files).stem or 'defaults', knobs, run)
     path.parent.mkdir(parents=True, exist_ok=True)

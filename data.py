@@ -985,7 +985,8 @@ class Dataset:
         """Settles max_len, counts what it cuts. seq_len None = what the longest row has. -> the model's seq_len"""
         if not self.is_bytes:
             if seq_len not in (None, self.n):
-                fail(f'seq_len={seq_len}, but each row of {self.folder.name} has {self.n} inputs')
+                fail(f'seq_len={seq_len}, but each row of {self.folder.name} has {self.n} inputs: '
+                     'is --dataset missing?')
             return self.n
         lengths = self.lengths(np.arange(len(self.y)))
         if seq_len is None:

@@ -49,7 +49,7 @@ window: int | None = None  # text: join the lines and cut them into windows of s
 # masks of a pre-trained checkpoint; None = those it was trained with
 mask: str | None = None  # a name from masking.py's MASKS
 mask_ratio: float | None = None  # share of the inputs hidden
-n_query: int | None = None  # queries drawn for each mask
+n_query: int | None = None  # queries drawn for each mask; at most all there are
 # probes and pictures
 probe = False  # score frozen features: nearest neighbours, and a linear map
 n_train: int | None = 10_000  # labelled training rows that the probes learn from; None = all
@@ -58,7 +58,7 @@ metric: str | None = None  # one of METRICS in data.py; None = the data set's ow
 show = ''  # masks, overlap or curves
 runs = ('out/collider/random', 'out/collider/guided')  # folders with log.jsonl, for curves
 inputs_per_query = 4  # inputs that each query chooses, for overlap
-show_out: str | None = None  # folder for the PNGs; None = beside the checkpoint
+show_out: str | None = None  # folder for the PNGs; None = beside the checkpoint, or the first of runs
 # run
 batch_size = 256  # samples at a time
 device = 'auto'  # auto = cuda, else mps, else cpu
@@ -228,12 +228,15 @@ def show_curves(folders, path):
         if not log.is_file():
             fail(f'no {log}: runs wants folders that pretrain.py or finetune.py has written, with commas between')
         for line in filter(lambda s: s.endswith('}'), log.read_text().splitlines()):  # the last may be half written
-            values = json.loads(line)
+            try:
+                values = json.loads(line)
+            except ValueError:
+                fail(f'{log} is no log of pretrain.py or finetune.py')
             label = folder if 'init_from' not in values else \
                 f'{folder}: {values["init_from"]} lr {values["lr"]:g} seed {values["seed"]}'
             for k in ('loss', 'val_loss', 'val_loss_random', 'probe_knn', 'probe_linear', 'valid', 'mask_entropy',
                       'hidden_least', 'hidden_most'):
-                if k in values:
+                if math.isfinite(values.get(k, math.nan)):
                     panels.setdefault(k, {}).setdefault(label, []).append((values['step'], values[k]))
     if not panels:
         fail(f'{", ".join(map(str, folders))}: nothing is logged there yet')
@@ -383,6 +386,13 @@ def show_masks(model, dataset, rows, mask, ratio, n_query, batch_size, out, run)
 
 def main():
     config = configure(globals())
+    for k in ('batch_size', 'n_train', 'n_query', 'inputs_per_query'):
+        if config[k] is not None and config[k] < 1:
+            fail(f'{k}={config[k]} must be at least 1')
+    if bool(config['embed']) + config['probe'] + bool(config['show']) > 1:
+        fail('one of embed, probe and show at a time')
+    if config['show_out'] and Path(config['show_out']).is_file():
+        fail(f'show_out={config["show_out"]!r} is a file: a folder is wanted')
     if config['show'] not in ('', 'masks', 'overlap', 'curves'):
         fail(f'show={config["show"]!r}: masks, overlap or curves')
     if config['show'] == 'curves':
@@ -394,8 +404,8 @@ def main():
         fail(f'split={config["split"]!r}: train, valid, test or all')
     checkpoint = load(config['ckpt'], keys=('model', 'model_args', 'config', 'norm'))
     own, head = checkpoint['config'], checkpoint.get('head')
-    if config['show'] and head:
-        fail(f'{config["ckpt"]} is a fine-tuned model, which hides nothing: show wants a pre-trained one')
+    if head and (config['show'] or config['mask'] or config['mask_ratio']):
+        fail(f'{config["ckpt"]} is a fine-tuned model, which hides nothing: show and mask want a pre-trained one')
     run = set_up(config)
     if run.world > 1:
         fail('eval.py runs as one process: start it with python, not torchrun')
@@ -407,10 +417,11 @@ def main():
     if config['embed']:
         for why, n in dataset.meta['left_out'].items():  # else the vectors would not be those of the file's rows
             fail(f'{config["embed"]} has {n} {why}: take them out first')
+        path = Path(config['embed_out'] or Path(config['embed']).name.split('.')[0] + '.embeddings.npy')
+        path.parent.mkdir(parents=True, exist_ok=True)
         rows = np.arange(len(dataset.y))
         batches = scoring(dataset, rows, config['batch_size'], run)
         vectors = outputs(model.features, model, (len(rows), model.config.v_dim), batches, run.device, run.autocast)
-        path = Path(config['embed_out'] or Path(config['embed']).name.split('.')[0] + '.embeddings.npy')
         np.save(path, vectors.cpu().numpy())
         say(run, f'{path}: {len(rows):,} vectors of {model.config.v_dim} float32, in the order of the rows')
         return
@@ -434,7 +445,7 @@ def main():
         say(run, f'{head["metric"]} on {len(rows):,} {config["split"]} rows: {value:.4f}')
     else:
         mask, ratio, n_query = (own[k] if config[k] is None else config[k] for k in ('mask', 'mask_ratio', 'n_query'))
-        if config['show'] and config['mask'] is None and mask == 'random':
+        if config['show'] and config['mask'] is None and not mask.startswith('guided'):
             mask = 'guided'  # what this model would choose
         check_masks([mask], [ratio], dataset.lengths(rows), dataset.d_raw)
         path = Path(config['ckpt'])

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from configurator import configure, fail
+from configurator import configure, fail, nearest
 from data import DATASETS, LOWER_IS_BETTER, fit_norm, micro_batches, prefetch
 from model import build, load, load_weights, make_optimizer, save
-from pretrain import (Stop, check_batch, check_knobs, encode, finish, log_line, lr_at, must_match, prepared, say,
-                      score_rows, seed_all, set_up, settle_target, take_step, wrap)
+from pretrain import (Stop, check_batch, check_folder, check_knobs, encode, finish, log_line, lr_at, must_match,
+                      prepared, say, score_rows, seed_all, set_up, settle_target, take_step, wrap)
 
 
 # -----------------------------------------------------------------------------
@@ -220,10 +220,13 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
 
 def main():
     config = configure(globals())
+    if config['task'] and config['task'] not in DATASETS:
+        fail(f'task={config["task"]!r} is no data set; the nearest is {nearest(config["task"], DATASETS)!r}')
     if config['task'] not in (None, config['dataset']) and config['dataset'] in DATASETS:
         fail(f'task={config["task"]!r}, but dataset={config["dataset"]!r}: tasks are for configs such as '
              'config/finetune_glue.py, name the data set with --dataset')
     check_knobs(config, ('n_train', 'eval_interval'))
+    check_folder(config)
     run = set_up(config)
     out = Path(config['out_dir'])
     starts = {name: None if name == 'scratch' else load(name, keys=('model', 'model_args', 'norm', 'config'))

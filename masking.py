@@ -178,7 +178,7 @@ def check_masks(masks, ratios, lengths, d_raw):
         fail(f'mask names one kind twice, {", ".join(masks)}: both would be written to one folder')
     for mask, ratio in zip(masks, ratios):
         if mask not in MASKS:
-            fail(f'unknown mask {mask!r}; the nearest is {nearest(mask, MASKS)!r}')
+            fail(f'unknown mask {mask!r}: of {", ".join(MASKS)} the nearest is {nearest(mask, MASKS)!r}')
         if mask == 'word' and d_raw:
             fail('mask=word hides words of text; these data are numbers: guided or random')
         if mask == 'patch' and (not d_raw or math.isqrt(int(lengths.max())) ** 2 != lengths.max()):

@@ -65,7 +65,7 @@ drop_path = 0.0  # chance that a sample skips a block's branch
 # masks: one run for each
 mask = ('random', 'guided')  # guided is the paper's method, random its baseline; masking.py's MASKS has all
 mask_ratio = (0.5,)  # share of the inputs hidden: one for all masks, or one each
-n_query = 1  # queries drawn for each guided mask, |R|
+n_query = 1  # queries drawn for each guided mask, |R|; at most all there are
 mask_anneal = 0.0  # share of the steps over which guided masks tighten, from random ones (authors: 0.25 for physics)
 # optimiser
 batch_size = 256  # samples a step, over all processes and micro-batches
@@ -140,6 +140,12 @@ def check_knobs(config, positive=()):
         value = config.get(k, 0)
         if min(value if isinstance(value, tuple) else (value,), default=0) < 0:
             fail(f'{k}={value} must not be negative')
+
+
+def check_folder(config):
+    """Fails if out_dir is a file."""
+    if Path(config['out_dir']).is_file():
+        fail(f'out_dir={config["out_dir"]!r} is a file: a folder is wanted')
 
 
 def check_batch(n_rows, config, run):
@@ -512,6 +518,7 @@ def report(sums, step, lr, norm, run):
 def main():
     config = configure(globals())
     check_knobs(config, ('log_interval', 'eval_interval', 'save_interval', 'n_query'))
+    check_folder(config)
     run = set_up(config)
     dataset, stop = prepared(config, run), Stop()
     rows = dataset.rows('train')
@@ -521,6 +528,8 @@ def main():
     check_masks(masks, ratios, dataset.lengths(rows), dataset.d_raw)
     if len(lrs) != len(masks):
         fail(f'lr has {len(lrs)} values for {len(masks)} kinds of masks: one for all, or one each')
+    if config['probe'] < 0:
+        fail(f'probe={config["probe"]} must not be negative')
     if not 0 <= config['mask_anneal'] <= 1:
         fail(f'mask_anneal={config["mask_anneal"]} must lie between 0 and 1')
     if config['init_from']:

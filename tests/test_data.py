@@ -331,7 +331,8 @@ def test_what_a_review_found(tmp_path, capsys):
     as_test = opened(tmp_path, a, label_column='y', test_file=b, valid_share=0.5)
     assert [len(as_valid.rows(s)) for s in data.SPLITS] == [2, 1, 0]
     assert [len(as_test.rows(s)) for s in data.SPLITS] == [1, 1, 1]
-    fails(capsys, 'its inputs are b, a', opened, tmp_path, a, label_column='y', valid_file=file('c.csv', 'b,a,y\n1,2,0\n'))
+    other = file('c.csv', 'b,a,y\n1,2,0\n')
+    fails(capsys, 'its inputs are b, a', opened, tmp_path, a, label_column='y', valid_file=other)
     text = file('t.csv', 's,y\nabc,1\n')
     fails(capsys, 'window joins lines', opened, tmp_path, text, input_column='s', label_column='y', window=10)
     fails(capsys, 'at least 4', opened, tmp_path, file('t.txt', '😀' * 9), window=3)

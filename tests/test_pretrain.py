@@ -5,7 +5,6 @@ says what is wrong.
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys

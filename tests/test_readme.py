@@ -13,9 +13,9 @@ from configurator import configure
 from conftest import ROOT
 
 PAGES = [ROOT / 'README.md', *ROOT.glob('*.py'), *(ROOT / 'config').glob('*.py')]
-SCRIPTS = {name: None for name in ('pretrain.py', 'finetune.py', 'eval.py', 'data.py')}
+SCRIPTS = {name: None for name in ('pretrain.py', 'finetune.py', 'eval.py', 'data.py', 'bench.py')}
 COMMANDS = sorted({(page.relative_to(ROOT).as_posix(), m.group(1).strip()) for page in PAGES for m in re.finditer(
-    r'^\s*(?:python|torchrun(?: --\S+)+) ((?:pretrain|finetune|eval|data)\.py[^\n#`]*)', page.read_text(), re.M)})
+    r'^\s*(?:python|torchrun(?: --\S+)+) ((?:pretrain|finetune|eval|data|bench)\.py[^\n#`]*)', page.read_text(), re.M)})
 
 
 def test_there_are_commands():
@@ -30,6 +30,9 @@ def test_commands_name_real_files_and_knobs(page, command):
     if script == 'data.py' and words and not words[0].startswith('-'):
         words[0] = f'--dataset={words[0]}'
     words = [w for w in words if w not in ('...', '--ckpt=...') and 'config/NAME.py' not in w and w[0] != '$']
+    if script == 'bench.py':  # reads the configs of pretrain.py itself
+        assert all((ROOT / w).exists() for w in words if w.endswith('.py') and '/' in w)
+        words = [w for w in words if not w.endswith('.py')]
     # exits on an unknown knob, a wrong type, or a config file that is not there
     configure(dict(SCRIPTS[script]), words)
 
@@ -41,6 +44,13 @@ def test_the_file_map_is_the_tree():
     for name in re.findall(r'`([\w/]+\.(?:py|txt|md))`', text):
         found = (ROOT / name).exists() or (ROOT / 'config' / name).exists()
         assert found or name.startswith('out/'), f'README.md names {name}'
+
+
+def test_pictures_are_there_and_nothing_is_left_to_fill_in():
+    text = (ROOT / 'README.md').read_text()
+    assert '@@' not in text
+    pictures = re.findall(r'\]\((assets/[^)]+)\)', text)
+    assert pictures and all((ROOT / name).is_file() for name in pictures)
 
 
 def test_the_readme_knobs_are_the_scripts():
