@@ -308,9 +308,10 @@ def reconstruct(model, x, x_hat, hidden):
     return x.scatter(1, hidden_at[..., None].expand_as(answer), answer)
 
 
-def measure(hidden, other, x, is_image):
-    """What masks (B, n) join, a number for each: {what: (B,)}. `other`: another mask of the same rows."""
-    values = {'also hidden in another view': (hidden & other).sum(1) / hidden.sum(1)}
+def measure(hidden, other, exact, x, is_image):
+    """What masks (B, n) join, a number for each: {what: (B,)}. `other`, `exact`: other masks of the same rows."""
+    values = {'also hidden in another view': (hidden & other).sum(1) / hidden.sum(1),
+              'also hidden by guided_exact, the same queries': (hidden & exact).sum(1) / hidden.sum(1)}
     if is_image:
         def around(t):  # of the four neighbours of each pixel, how many are in t (B, side, side)
             t = F.pad(t, (1, 1, 1, 1))
@@ -353,8 +354,10 @@ def show_masks(model, dataset, rows, mask, ratio, n_query, batch_size, out, run)
         x_hat = model.embed(x)
         views = {name: model.choose_mask(x, x_hat, valid, kind, ratio, n_query, generator.manual_seed(10 * i + j))
                  for j, (name, kind) in enumerate(kinds.items())}
+        same_queries = generator.manual_seed(10 * i + list(kinds).index(f'{mask} 1'))
+        exact = model.choose_mask(x, x_hat, valid, 'guided_exact', ratio, n_query, same_queries)
         for name in (f'{mask} 1', 'random'):
-            for what, v in measure(views[name], views[f'{mask} 2'], x, is_image).items():
+            for what, v in measure(views[name], views[f'{mask} 2'], exact, x, is_image).items():
                 measured.setdefault(what, {}).setdefault(name, []).append(v)
         for name in () if is_image or dataset.is_bytes else views:
             hidden.setdefault(name, []).append(views[name].cpu())

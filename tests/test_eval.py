@@ -1,6 +1,7 @@
 """eval.py's pictures and statistics against brute-force loops, its probes against scikit-learn."""
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -74,11 +75,12 @@ def test_overlap_counts_choices_made_before(n_latent, monkeypatch):
 
 def test_measure_is_what_loops_count():
     torch.manual_seed(0)
-    hidden, other = torch.rand(2, 30, 36) < 0.4
+    hidden, other, exact = torch.rand(3, 30, 36) < 0.4
     hidden[:, 0] = True
-    shared = [sum(a and b for a, b in zip(h, o)) / sum(h) for h, o in zip(hidden.tolist(), other.tolist())]
+    shared, with_exact = ([sum(a and b for a, b in zip(h, o)) / sum(h) for h, o in zip(hidden.tolist(), t.tolist())]
+                          for t in (other, exact))
 
-    image = eval_py.measure(hidden, other, torch.zeros(30, 36, 3), True)
+    image = eval_py.measure(hidden, other, exact, torch.zeros(30, 36, 3), True)
     around = []
     for h in hidden.reshape(30, 6, 6).tolist():
         both = places = 0
@@ -90,10 +92,11 @@ def test_measure_is_what_loops_count():
         around.append(both / places)
     np.testing.assert_allclose(image['hidden neighbours of a hidden pixel, share'], around)
     np.testing.assert_allclose(image['also hidden in another view'], shared, rtol=1e-6)
+    np.testing.assert_allclose(image['also hidden by guided_exact, the same queries'], with_exact, rtol=1e-6)
 
     x = torch.randint(6, 262, (30, 36))
     x[:, ::5] = SPACES[0]
-    text = eval_py.measure(hidden, other, x, False)
+    text = eval_py.measure(hidden, other, exact, x, False)
     for b, h in enumerate(hidden.tolist()):
         runs = [len(r) for r in ''.join('x' if v else ' ' for v in h).split()]
         assert text['run of hidden bytes, mean length'][b] == pytest.approx(np.mean(runs))
@@ -133,6 +136,7 @@ def png(path):
 def test_masks_of_a_table(run, table, tmp_path):
     """A model trained with random masks is asked for the guided ones it would choose; the map is their correlation."""
     out = run('eval.py', '--ckpt=ckpt', '--show=masks', '--split=all').stdout
+    assert re.search(r'also hidden by guided_exact, the same queries +1\.0000', out)  # with one query they are the same
     rows = [line.split() for line in out.splitlines() if line.split()[0] in ('c0', 'c1', 'c2', 'c3', 'c4', 'c5')]
     C = np.array([[0 if v == '.' else int(v) for v in r[1:]] for r in rows])
     assert C.shape == (6, 6) and (C == C.T).all() and (abs(C) <= 100).all() and C.any()
