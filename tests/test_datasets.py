@@ -424,18 +424,21 @@ def test_two_processes_prepare_once(tmp_path):
 
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
 def test_killed_in_the_middle_it_is_prepared_anew(tmp_path, how):
-    (tmp_path / 'a.csv').write_text('a,b\n' + '1.5,2.5\n' * 400_000)
-    process = start(tmp_path, 'a.csv')
-    for _ in range(600):
-        if list(tmp_path.glob('datasets/a-*.tmp-*/x.bin')):
-            break
-        time.sleep(0.02)
+    """It is held up once the rows are written and nothing else is, and killed there."""
+    (tmp_path / 'a.csv').write_text('a,b\n' + '1.5,2.5\n' * 20_000)
+    script = ('import sys, time; sys.path.insert(0, sys.argv[1]); import data; '
+              'data.number_labels = lambda labels: print("here", flush=True) or time.sleep(60); '
+              'data.prepare({**vars(data), "dataset": "a.csv"})')
+    process = subprocess.Popen([sys.executable, '-c', script, str(ROOT)], cwd=tmp_path, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout.readline() == 'here\n'
+    assert [p.stat().st_size for p in tmp_path.glob('datasets/a-*.tmp-*/x.bin')] == [20_000 * 2 * 4]
     process.send_signal(how)
     process.communicate(timeout=30)
     assert process.returncode != 0
     assert not [p for p in tmp_path.glob('datasets/a-*') if '.tmp-' not in p.name]  # nothing passes for a data set
-    d = opened(tmp_path, tmp_path / 'a.csv')
-    assert len(d.y) == 400_000 and not list(tmp_path.glob('datasets/*.tmp-*'))
+    d = opened(tmp_path, tmp_path / 'a.csv', **{k: getattr(data, k) for k in ('valid_share', 'test_share')})
+    assert len(d.y) == 20_000 and not list(tmp_path.glob('datasets/*.tmp-*'))
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
