@@ -235,7 +235,7 @@ def main():
     if first:  # scratch has the same shape, so that all rows of the table are alike but for their weights
         shape = {k: v for k, v in first['model_args'].items() if k not in ('dropout', 'drop_path')}
         config.update({k: v for k, v in shape.items() if k in config})
-        config['image_size'] = first['config']['image_size']
+        config['image_size'] = first['config'].get('image_size', config['image_size'])
         for name, start in starts.items():
             if start and 'head' in start:
                 fail(f'{name} is a fine-tuned model: start from a pre-trained one')
