@@ -769,6 +769,8 @@ def prepare(config):
     It is built under a temporary name and renamed when whole: a half-prepared one is never taken for a data set.
     """
     name, own = config['dataset'], ('input_column', 'label_column', 'split_column', 'valid_file', 'test_file', 'window')
+    if not name:
+        fail('say which data set: a name that `python data.py` lists, or a file')
     if name in DATASETS:
         for k in own:
             if config[k] is not None:
