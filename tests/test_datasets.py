@@ -430,7 +430,9 @@ def test_killed_in_the_middle_it_is_prepared_anew(tmp_path, how):
               'data.number_labels = lambda labels: print("here", flush=True) or time.sleep(60); '
               'data.prepare({**vars(data), "dataset": "a.csv"})')
     process = subprocess.Popen([sys.executable, '-c', script, str(ROOT)], cwd=tmp_path, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               # a shell starts its background jobs deaf to SIGINT
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert process.stdout.readline() == 'here\n'
     assert [p.stat().st_size for p in tmp_path.glob('datasets/a-*.tmp-*/x.bin')] == [20_000 * 2 * 4]
     process.send_signal(how)
