@@ -70,14 +70,10 @@ _DATA_KNOBS = ('input_column', 'label_column', 'split_column', 'valid_file', 'te
 
 def data_of(config, checkpoint, run):
     """The data set to look at: the checkpoint's own, or the one that the knobs name; fits the model or fails."""
-    own = {k: checkpoint['config'].get(k, config[k]) for k in ('dataset', *_DATA_KNOBS)}
-    source = config['embed'] or config['dataset']
-    if source is None:
-        knobs = own
-    else:
-        knobs = {k: config[k] for k in _DATA_KNOBS}
-        knobs['dataset'] = source
-    knobs['image_size'] = checkpoint['config'].get('image_size', 192)  # the model has a position for each pixel
+    own, source = checkpoint['config'], config['embed'] or config['dataset']
+    knobs = {k: own.get(k, config[k]) if source is None else config[k] for k in _DATA_KNOBS}
+    knobs['dataset'] = own['dataset'] if source is None else source
+    knobs['image_size'] = own.get('image_size', 192)  # the model has a position for each pixel
     dataset = open_dataset({**knobs, 'data_dir': config['data_dir']})
     args = checkpoint['model_args']
     have, want = (f'{n} inputs of {d_raw} float(s)' if d_raw else 'byte sequences'
@@ -90,7 +86,7 @@ def data_of(config, checkpoint, run):
         fail(f'{knobs["dataset"]} has the columns in another order than the checkpoint learned: '
              f'--input_column={",".join(learned)}')
     dataset.norm = checkpoint['norm']
-    cut(dataset, args['seq_len'], checkpoint['config']['max_len'], run)
+    cut(dataset, args['seq_len'], own['max_len'], run)
     return dataset
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from configurator import configure, fail, nearest
 from data import DATASETS, LOWER_IS_BETTER, fit_norm, micro_batches, prefetch
 from model import build, load, load_weights, make_optimizer, save
-from pretrain import (Stop, check_batch, check_folder, check_knobs, encode, finish, log_line, lr_at, must_match,
+from pretrain import (Stop, check_batch, check_knobs, encode, finish, log_line, lr_at, must_match,
                       prepared, say, score_rows, seed_all, set_up, settle_target, take_step, wrap)
 
 
@@ -214,8 +214,8 @@ def train(name, start, lr, seed, labelled, dataset, head, config, run, stop):
                             model={k: v.detach().cpu().clone() for k, v in raw.state_dict().items()})
     bar.close()
     return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=dataset.norm,
-                columns=dataset.columns, head=head,
-                lr=lr, seed=seed, step=best['step'], valid=best['valid'], n_train=len(rows))
+                columns=dataset.columns, head=head, lr=lr, seed=seed, step=best['step'], valid=best['valid'],
+                n_train=len(rows))
 
 
 def main():
@@ -226,7 +226,6 @@ def main():
         fail(f'task={config["task"]!r}, but dataset={config["dataset"]!r}: tasks are for configs such as '
              'config/finetune_glue.py, name the data set with --dataset')
     check_knobs(config, ('n_train', 'eval_interval'))
-    check_folder(config)
     run = set_up(config)
     out = Path(config['out_dir'])
     starts = {name: None if name == 'scratch' else load(name, keys=('model', 'model_args', 'norm', 'config'))

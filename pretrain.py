@@ -132,7 +132,7 @@ def set_up(config):
 
 
 def check_knobs(config, positive=()):
-    """Fails on numbers that no run can be made with."""
+    """Fails on numbers that no run can be made with, and on an out_dir that is a file."""
     for k in ('batch_size', 'accumulation', 'epochs', 'max_steps', *positive):
         if config[k] is not None and config[k] < 1:
             fail(f'{k}={config[k]} must be at least 1')
@@ -140,10 +140,6 @@ def check_knobs(config, positive=()):
         value = config.get(k, 0)
         if min(value if isinstance(value, tuple) else (value,), default=0) < 0:
             fail(f'{k}={value} must not be negative')
-
-
-def check_folder(config):
-    """Fails if out_dir is a file."""
     if Path(config['out_dir']).is_file():
         fail(f'out_dir={config["out_dir"]!r} is a file: a folder is wanted')
 
@@ -443,8 +439,7 @@ def train(mask, mask_ratio, lr, dataset, probed, config, run, stop):
 
     def checkpoint():
         return dict(model=raw.state_dict(), model_args=model_args, norm=dataset.norm, columns=dataset.columns,
-                    step=step, best=best,
-                    config=settings, optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
+                    step=step, best=best, config=settings, optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
                     epoch=step // steps_per_epoch, position=step % steps_per_epoch)
 
     def validate(mask):
@@ -518,7 +513,6 @@ def report(sums, step, lr, norm, run):
 def main():
     config = configure(globals())
     check_knobs(config, ('log_interval', 'eval_interval', 'save_interval', 'n_query'))
-    check_folder(config)
     run = set_up(config)
     dataset, stop = prepared(config, run), Stop()
     rows = dataset.rows('train')
