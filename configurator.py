@@ -12,28 +12,39 @@ ROOT = Path(__file__).resolve().parent
 SCALARS = {bool, int, float, str, type(None)}
 LITERAL = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.USub, ast.Load)  # the nodes of `-1` or `('a', None)`
 
+class UserError(ValueError):
+    """What the user can put right: its text says what is wrong and what to do, in one line."""
+
 def fail(message):
-    """End the program with one line on stderr and status 2."""
-    print('error:', ' '.join(str(message).splitlines()), file=sys.stderr)
-    raise SystemExit(2)
+    raise UserError(' '.join(str(message).splitlines()))
+
+def start(main):
+    """Run a script's main function; a UserError ends it with one line on stderr and status 2, not a traceback."""
+    try:
+        main()
+    except UserError as error:
+        print('error:', error, file=sys.stderr)
+        raise SystemExit(2) from None
 
 def nearest(name, names):
     """The one of `names` most like a mistyped name."""
     return (difflib.get_close_matches(name, names, n=1, cutoff=0) or ['none'])[0]
 
-def find_knobs(space):
-    """({name: (default, types of it or its elements)}, text of --help), read off the script's own source."""
-    source = Path(space['__file__']).read_text(encoding='utf-8')
-    lines, knobs, text = source.split('\n'), {}, (space.get('__doc__') or '').strip() + '\n'
-    for node in ast.parse(source).body:
+def find_knobs(script):
+    """({name: (default, types of it or its elements)}, text of --help), read off a script's source; it is not run."""
+    source = Path(script).read_text(encoding='utf-8')
+    tree, lines, knobs = ast.parse(source), source.split('\n'), {}
+    text = (ast.get_docstring(tree) or '').strip() + '\n'
+    for node in tree.body:
         match node:
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name), value=ast.AST()) \
-                    if name in space and name.islower() and not name.startswith('_'):  # constants are upper case
-                value, above = space[name], lines[node.lineno - 2]
+                    if name.islower() and not name.startswith('_') \
+                    and all(isinstance(part, LITERAL) for part in ast.walk(node.value)):  # constants are upper case
+                value, above = ast.literal_eval(node.value), lines[node.lineno - 2]
                 kinds = {type(item) for item in (value if isinstance(value, tuple) else [value])}
                 if isinstance(node, ast.AnnAssign):  # `max_len: int | None = None` says what else it may be
                     kinds |= {type(None), getattr(builtins, node.annotation.left.id)}
-                if kinds <= SCALARS and all(isinstance(part, LITERAL) for part in ast.walk(node.value)):
+                if kinds <= SCALARS:
                     knobs[name] = value, kinds if kinds - {type(None)} else SCALARS  # None or () takes any
                     comment = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()  # in bytes
                     text += '\n' + above.strip('#-= ') + '\n' if above.startswith('#') else ''
@@ -77,8 +88,11 @@ def fit(value, default, kinds):
     return value
 
 def configure(space, argv=None):
-    """Set the knobs of the script whose globals() are `space`, and return {name: final value}."""
-    (knobs, usage), rest = find_knobs(space), list(sys.argv[1:] if argv is None else argv)
+    """
+    Set the knobs of the script whose globals() are `space`, and return {name: final value}. With a space of
+    {'__file__': script} alone, the knobs of a script that is not run.
+    """
+    (knobs, usage), rest = find_knobs(space['__file__']), list(sys.argv[1:] if argv is None else argv)
 
     def set_knob(settings, source, name, value):
         if name not in knobs:
@@ -91,7 +105,7 @@ def configure(space, argv=None):
     if '-h' in rest or '--help' in rest:
         print(usage, end='')
         raise SystemExit(0)
-    files, given, final = [], {}, {name: space[name] for name in knobs}
+    files, given, final = [], {}, {name: value for name, (value, _) in knobs.items()}
     while rest:
         name, equals, value = rest.pop(0).partition('=')
         if name.startswith('--'):

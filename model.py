@@ -1,16 +1,26 @@
 """
-The masked autoencoder of the paper: embed, choose a mask, encode what is visible, decode what is hidden.
+The masked autoencoder of the paper: embed, attend, choose a mask, encode what is visible, decode what is
+hidden.
 
-One class, two encoders: n_latent > 0 is a Perceiver (learned latents cross-attend to the inputs; long inputs), and
-n_latent = 0 a Transformer (self-attention; short inputs). Either reads byte ids (d_raw = 0) or floats (d_raw > 0).
+One class, two encoders: n_latent > 0 is a Perceiver (learned latents cross-attend to the inputs; long
+inputs), and n_latent = 0 a Transformer (self-attention; short inputs). Either reads byte ids (d_raw = 0) or
+floats (d_raw > 0).
 
-    B batch   n inputs   m = round(r n) hidden   u = n - m visible   l rows of H: n_latent, or u   h heads
-    d_k = qk_dim / h     d = v_dim, the width of the residual stream     P position embeddings
+    python model.py         walks one small batch and prints every shape beside its equation
 
-Layer by layer as in the authors' code (see ../shared/reference-notes.md); only the names of the modules differ.
+    in the code      in the paper                        in the code        in the paper
+    x                X, (B, n) ids or (B, n, d_raw)      hidden             M, (B, n) bool, True = hidden
+    x_hat            X^ = X E + P, (B, n, embed_dim)     how.mask_ratio     r
+    P                P, position embeddings              how.n_query        |R|
+    latents          what Q_e is projected from          H                  H, (B, l, d)
+
+    B samples   n inputs   m = round(r n) hidden   u = n - m visible   l rows of H: n_latent, or u   h heads
+    d_k = qk_dim / h     d = v_dim, the width of the residual stream
+
+Layer by layer as in the authors' code; only the names of the modules differ.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +28,15 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from configurator import fail
-from masking import MASKS, attention_map, positions
+from configurator import fail, start
+from masking import FIRST_BYTE, Masking, attention_map, choose_mask
 
 N_IDS = 262  # PAD 0, BOS 1, EOS 2, MASK 3, CLS 4, SEP 5, then byte b is b + 6 (Perceiver IO)
 
 
 @dataclass(frozen=True)
 class SMAConfig:
-    """The shape of a model; the names are those of Tables 8-12."""
+    """What a model is built from; the names are those of Tables 8-12."""
     d_raw: int = 0  # floats per input; 0 = byte ids
     embed_dim: int = 128  # width of X^ = X E + P
     seq_len: int = 28  # most inputs: rows of P
@@ -36,37 +46,43 @@ class SMAConfig:
     v_dim: int = 128  # values, all heads together = d, the residual stream
     n_latent: int = 0  # 0 = Transformer
     mlp_ratio: int = 4
+    # the fields in FREE: each stage chooses them anew; all others are the shape, which stays with the weights
     dropout: float = 0.0  # embeddings, attention weights, and what attention and MLP add to the stream
     drop_path: float = 0.0  # chance that a sample skips a block's attention or MLP
     n_out: int = 0  # outputs of the fine-tuning head; 0 = no head but the reconstruction decoder
 
     def __post_init__(self):
         if self.qk_dim % self.n_head or self.v_dim % self.n_head:
-            raise ValueError(f'n_head={self.n_head} must divide qk_dim={self.qk_dim} and v_dim={self.v_dim}')
+            fail(f'n_head={self.n_head} must divide qk_dim={self.qk_dim} and v_dim={self.v_dim}')
         if self.n_latent == 0 and self.embed_dim != self.v_dim:
-            raise ValueError(f'a Transformer (n_latent=0) adds attention to its inputs: embed_dim={self.embed_dim} '
-                             f'must equal v_dim={self.v_dim}')
+            fail(f'a Transformer (n_latent=0) adds attention to its inputs: embed_dim={self.embed_dim} '
+                 f'must equal v_dim={self.v_dim}')
         for name in ('embed_dim', 'seq_len', 'n_layer', 'qk_dim', 'n_head', 'v_dim', 'mlp_ratio'):
             if getattr(self, name) < 1:
-                raise ValueError(f'{name}={getattr(self, name)} must be at least 1')
+                fail(f'{name}={getattr(self, name)} must be at least 1')
         if self.n_latent < 0:
-            raise ValueError(f'n_latent={self.n_latent} must be 0, for a Transformer, or more, for a Perceiver')
+            fail(f'n_latent={self.n_latent} must be 0, for a Transformer, or more, for a Perceiver')
         for name in ('dropout', 'drop_path'):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f'{name}={getattr(self, name)} must lie in [0, 1)')
+                fail(f'{name}={getattr(self, name)} must lie in [0, 1)')
+
+
+FREE = ('dropout', 'drop_path', 'n_out')
 
 
 class Layer(nn.Module):
     """
-    Attention and an MLP, pre-norm: y = [x +] W_o Attention(W_q LN(x), kv);  y + MLP(LN(y)).
+    Attention and an MLP, pre-norm. Every attention in the model is one of these; what asks and what answers
+    differs:
 
-    Every attention in the model is one of these. `kv=None` is ordinary self-attention: keys and values come from LN(x).
-    The masking layer gives kv = X^, already normalised. The decoder has no residual to its queries.
+        a block, self-attention   y = x + attend(queries(x), LN(x));   y + MLP(LN(y))      forward
+        the masking layer         keys and values from X^ as it is                         SMA.encode
+        the decoder               no residual to what asks                                 Decoder
     """
 
-    def __init__(self, c, q_dim, kv_dim, residual=True, drop_path=0.0):
+    def __init__(self, c, q_dim, kv_dim, drop_path=0.0):
         super().__init__()
-        self.n_head, self.residual, self.drop_path, self.p = c.n_head, residual, drop_path, c.dropout
+        self.n_head, self.drop_path, self.p = c.n_head, drop_path, c.dropout
         self.ln_query = nn.LayerNorm(q_dim)
         self.query = nn.Linear(q_dim, c.qk_dim)
         self.key = nn.Linear(kv_dim, c.qk_dim)
@@ -81,14 +97,18 @@ class Layer(nn.Module):
         return t.unflatten(-1, (self.n_head, -1)).transpose(-3, -2)
 
     def skip(self, t):
-        """Drop path (stochastic depth): whole samples of a branch are zeroed in training, the others scaled up."""
+        """Drop path: a sample's t is zero with chance drop_path, and the others make up for it."""
         if self.drop_path == 0 or not self.training:
             return t
         keep = 1 - self.drop_path
         return t * t.new_empty(t.shape[0], 1, 1).bernoulli_(keep) / keep
 
-    def attend(self, q, kv, filled):
-        """q (B or 1, l, qk_dim) projected queries, kv (B, u, kv_dim), filled (B, u) bool or None -> (B, l, d)."""
+    def queries(self, x):
+        """W_q LN(x): (..., q_dim) -> (..., qk_dim)"""
+        return self.query(self.ln_query(x))
+
+    def attend(self, q, kv, filled=None):
+        """q (B or 1, l, qk_dim) from `queries`, kv (B, u, kv_dim), filled (B, u) bool or None -> (B, l, d)."""
         k, v = self.heads(self.key(kv)), self.heads(self.value(kv))  # (B, h, u, d_k), (B, h, u, d / h)
         q = self.heads(q).expand(len(k), -1, -1, -1)  # (B, h, l, d_k)
         see = None if filled is None else filled[:, None, None, :]  # (B, 1, 1, u), True = may be attended to
@@ -96,144 +116,156 @@ class Layer(nn.Module):
         return F.dropout(self.proj(y.transpose(1, 2).flatten(2)), self.p, self.training)  # (B, l, d)
 
     def mlp(self, y):
-        return F.dropout(self.fc_proj(F.gelu(self.fc(self.ln_mlp(y)))), self.p, self.training)
+        """y + MLP(LN(y))"""
+        return y + self.skip(F.dropout(self.fc_proj(F.gelu(self.fc(self.ln_mlp(y)))), self.p, self.training))
 
-    def forward(self, x, kv=None, filled=None, q=None):
-        """x (B or 1, l, q_dim); q: W_q LN(x) where the caller already has it, with x then free to be None."""
-        x_norm = None if x is None else self.ln_query(x)
-        y = self.attend(self.query(x_norm) if q is None else q, x_norm if kv is None else kv, filled)
-        if self.residual:
-            y = x + self.skip(y)
-        return y + self.skip(self.mlp(y))
+    def forward(self, x, filled=None):
+        """Self-attention: x (B, l, d), filled (B, l) bool or None -> (B, l, d)."""
+        x_norm = self.ln_query(x)
+        return self.mlp(x + self.skip(self.attend(self.query(x_norm), x_norm, filled)))
 
 
 class Decoder(nn.Module):
-    """Eq. 6: queries attend over H, then an MLP, LayerNorm and a Linear to the raw values, the ids, or the labels."""
+    """Eq. 6: queries attend over H, then an MLP, LayerNorm and a Linear to raw values, ids, or labels."""
 
     def __init__(self, c, n_out):
         super().__init__()
         self.ln_H = nn.LayerNorm(c.v_dim)
-        self.layer = Layer(c, q_dim=c.embed_dim, kv_dim=c.v_dim, residual=False)
+        self.layer = Layer(c, q_dim=c.embed_dim, kv_dim=c.v_dim)
         self.ln_out = nn.LayerNorm(c.v_dim, eps=1e-12)
         self.out = nn.Linear(c.v_dim, n_out)
 
-    def project(self, positions):
-        """The decoding queries Q_o: (.., n, embed_dim) -> (.., n, qk_dim). They know nothing of the sample."""
-        return self.layer.query(self.layer.ln_query(positions))
-
-    def forward(self, q, H, filled):
-        """q (B or 1, m, qk_dim) from `project`, H (B, l, d), filled (B, l) bool or None -> (B, m, n_out)."""
-        return self.out(self.ln_out(self.layer(None, self.ln_H(H), filled, q=q)))
+    def forward(self, q, H, filled=None):
+        """q (B or 1, m, qk_dim) from `queries`, H (B, l, d), filled (B, l) bool or None -> (B, m, n_out)."""
+        return self.out(self.ln_out(self.layer.mlp(self.layer.attend(q, self.ln_H(H), filled))))
 
 
 class SMA(nn.Module):
-    """Self-guided masked autoencoder: `forward` pre-trains; `predict` and `features` are for what comes after."""
+    """Self-guided masked autoencoder: `forward` pre-trains; `predict` and `features` are for later stages."""
 
     def __init__(self, config):
         super().__init__()
         c = self.config = config
-        self.value_embedding = nn.Linear(c.d_raw, c.embed_dim) if c.d_raw else nn.Embedding(N_IDS, c.embed_dim)  # E
+        # E
+        self.value_embedding = nn.Linear(c.d_raw, c.embed_dim) if c.d_raw else nn.Embedding(N_IDS, c.embed_dim)
         self.P = nn.Parameter(torch.empty(c.seq_len, c.embed_dim))
         self.ln_embed = nn.LayerNorm(c.embed_dim, eps=1e-12)
         if c.n_latent:
             self.latents = nn.Parameter(torch.empty(c.n_latent, c.v_dim))
         self.first = Layer(c, q_dim=c.v_dim, kv_dim=c.embed_dim)  # the masking layer
-        self.blocks = nn.ModuleList(Layer(c, c.v_dim, c.v_dim, drop_path=c.drop_path) for _ in range(c.n_layer - 1))
+        self.blocks = nn.ModuleList(Layer(c, c.v_dim, c.v_dim, c.drop_path) for _ in range(c.n_layer - 1))
         if c.n_out:
             self.head_query = nn.Parameter(torch.empty(1, c.embed_dim))
             self.head = Decoder(c, c.n_out)
         else:
             self.decoder = Decoder(c, c.d_raw or N_IDS)
-        for name, p in self.named_parameters():  # Linear, Embedding, latents, P: N(0, 0.02); biases 0; LayerNorm 1 / 0
+        for name, p in self.named_parameters():  # matrices, latents, P: N(0, 0.02); biases 0; LN 1 / 0
             if p.ndim > 1:
                 nn.init.normal_(p, std=0.02)
             elif name.endswith('bias'):
                 nn.init.zeros_(p)
 
-    def embed(self, x):
-        """X E + P, LayerNorm: x (B, n) int64 or (B, n, d_raw) float -> X^ (B, n, embed_dim)."""
-        x_hat = self.ln_embed(self.value_embedding(x) + self.P[:x.shape[1]])
-        return F.dropout(x_hat, self.config.dropout, self.training)
-
-    @torch.no_grad()
-    def attention(self, x_hat, valid, R):
-        """The masking layer's attention of the queries R (B, |R|): -> (B, h, |R|, n). No l x n map is ever made."""
-        rows = self.latents[R] if self.config.n_latent else take(x_hat, R)  # (B, |R|, d)
-        q = self.first.heads(self.first.query(self.first.ln_query(rows)))  # (B, h, |R|, d_k)
-        # q . (W_k x + b) = (W_k^T q) . x + q . b: the few queries are taken to the inputs' width, not all n inputs to
-        # keys; and q . b, the same for all inputs, is nothing to the softmax.
-        W_k = self.first.key.weight.unflatten(0, (q.shape[1], -1))  # (h, d_k, embed_dim)
-        q_x = torch.einsum('bhrd,hde->bhre', q, W_k).flatten(1, 2)  # (B, h |R|, embed_dim)
-        A = attention_map(q_x[:, None], x_hat[:, None], valid, d_k=q.shape[-1])  # (B, 1, h |R|, n)
-        return A.view(*q.shape[:3], -1)  # (B, h, |R|, n)
-
-    def can_query(self, valid):
-        """Which queries there are to draw: valid inputs, or all latents. valid (B, n) -> (B, n or n_latent) bool"""
-        n_latent = self.config.n_latent
-        return torch.ones(len(valid), n_latent, dtype=torch.bool, device=valid.device) if n_latent else valid
-
-    @torch.no_grad()
-    def choose_mask(self, x, x_hat, valid, mask, mask_ratio, n_query, generator, looseness=None):
-        """Which inputs to hide (masking.py), from this model's first layer: -> (B, n) bool, True = hidden."""
-        return MASKS[mask](x, partial(self.attention, x_hat, valid), valid, self.can_query(valid), mask_ratio,
-                           n_query, generator, looseness)
-
-    def encode(self, x_hat, filled=None):
+    def forward(self, x, valid=None, how=Masking(), generator=None, looseness=None):
         """
-        The encoder over visible inputs: x_hat (B, u, embed_dim), filled (B, u) bool (False = not there), or None if
-        all are -> H (B, l, d), and which rows of H count: None for a Perceiver, whose latents all do, else `filled`.
-        """
-        H = self.first(self.latents[None] if self.config.n_latent else x_hat, x_hat, filled)
-        rows = None if self.config.n_latent else filled
-        for block in self.blocks:
-            H = block(H, filled=rows)
-        return H, rows
-
-    def decode(self, H, rows, index):
-        """Eq. 6 at the positions index (B, m) -> predictions (B, m, 262 or d_raw)."""
-        # Queries for all positions are projected once, not once per sample, then picked by position.
-        return self.decoder(F.embedding(index, self.decoder.project(self.P)), H, rows)
-
-    def forward(self, x, valid=None, mask='guided', mask_ratio=0.2, n_query=1, generator=None, looseness=None):
-        """
-        A model with a head predicts labels, (B, n_out), and looks at x and valid only. One without reconstructs:
-        one step of Algorithm 1. x (B, n) int64 ids or (B, n, d_raw) float, valid (B, n) bool or None (no padding).
+        One step of Algorithm 1, up to the loss. x (B, n) int64 ids or (B, n, d_raw) float, valid (B, n) bool
+        or None (no padding), how to mask. (A model with a head predicts labels, (B, n_out), from x and
+        valid.)
 
         Returns (loss, hidden): the loss of each hidden input (B, m), zero where a short row hides fewer than
         m = round(r n), and the mask (B, n) bool it answers for. The batch's loss is loss.sum() / hidden.sum().
         """
         if self.config.n_out:
             return self.predict(x, valid)
-        n = x.shape[1]
-        m = round(mask_ratio * n)
-        x_hat = self.embed(x)
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
-        hidden = self.choose_mask(x, x_hat, real, mask, mask_ratio, n_query, generator, looseness)  # (B, n)
-        hidden_at, is_hidden = positions(hidden, m)  # (B, m)
-        visible_at, is_visible = positions(real & ~hidden, n - m)  # (B, u)
-        # Without padding every row has exactly u visible inputs and needs no attention mask: the fast kernels.
-        H, rows = self.encode(take(x_hat, visible_at), None if valid is None else is_visible)
-        prediction = self.decode(H, rows, hidden_at)
-        target = take(x, hidden_at)
-        return self.loss(prediction, target) * is_hidden, hidden
+        x_hat = self.embed(x)  # (B, n, embed_dim)
+        hidden = self.choose_mask(x, x_hat, real, how, generator, looseness)  # Eq. 2-5: (B, n)
+        # Eq. 5's outer softmax gives hidden inputs no attention: they are left out, and so is their cost. No
+        # row hides more than m. Without padding each shows exactly n - m, and attention needs no mask: fast
+        # kernels.
+        m = round(how.mask_ratio * x.shape[1])
+        hidden_at, is_hidden = where_true(hidden, m)  # (B, m)
+        visible_at, is_visible = where_true(real & ~hidden, x.shape[1] - m)  # (B, u)
+        H, H_filled = self.encode(take(x_hat, visible_at), None if valid is None else is_visible)  # (B, l, d)
+        prediction = self.decode(H, H_filled, hidden_at)  # Eq. 6: (B, m, 262 or d_raw)
+        return self.loss(prediction, take(x, hidden_at)) * is_hidden, hidden
 
-    def loss(self, prediction, target):
+    def embed(self, x):
+        """
+        X E + P, LayerNorm: x (B, n) int64 or (B, n, d_raw) float -> X^ (B, n, embed_dim).
+
+        What tells inputs apart is P alone: permute the inputs of every sample and the rows of P, and all of
+        training is the same (Eq. 1; tests/test_model.py:
+        test_eq_1_learning_does_not_depend_on_the_order_of_inputs).
+        """
+        x_hat = self.ln_embed(self.value_embedding(x) + self.P[:x.shape[1]])
+        return F.dropout(x_hat, self.config.dropout, self.training)
+
+    def choose_mask(self, x, x_hat, valid, how, generator=None, looseness=None):
+        """Which inputs to hide (masking.py), by this model's first layer: -> (B, n) bool, True = hidden."""
+        attention = partial(self.attention, x_hat, valid)
+        return choose_mask(how, attention, x, valid, self.can_query(valid), generator, looseness)
+
+    def can_query(self, valid):
+        """Which queries there are to draw: all latents, or valid inputs. (B, n) -> (B, n_latent or n) bool"""
+        l = self.config.n_latent
+        return torch.ones(len(valid), l, dtype=torch.bool, device=valid.device) if l else valid
+
+    @torch.no_grad()
+    def attention(self, x_hat, valid, R):
+        """
+        The masking layer's attention of the queries R (B, |R|) alone; no l x n map is ever made. -> (B, h,
+        |R|, n)
+
+        Plain: attention_map(q, heads(key(x_hat)), valid). Fast: q . (W_k x + b) = (W_k^T q) . x + q . b, so
+        the few queries are taken to the inputs' width, not all n inputs to keys; q . b is the same for all
+        inputs, which is nothing to the softmax.
+        """
+        asking = self.latents[R] if self.config.n_latent else take(x_hat, R)  # (B, |R|, d)
+        q = self.first.heads(self.first.queries(asking))  # (B, h, |R|, d_k)
+        W_k = self.first.key.weight.unflatten(0, (q.shape[1], -1))  # (h, d_k, embed_dim)
+        q_x = torch.einsum('bhrd,hde->bhre', q, W_k).flatten(1, 2)  # (B, h |R|, embed_dim)
+        A = attention_map(q_x[:, None], x_hat[:, None], valid, d_k=q.shape[-1])  # (B, 1, h |R|, n)
+        return A.view(*q.shape[:3], -1)  # (B, h, |R|, n)
+
+    def encode(self, x_hat, filled=None):
+        """
+        The encoder, over the inputs it is given: x_hat (B, u, embed_dim), filled (B, u) bool (False = not
+        there), or None if all are -> H (B, l, d), and which rows of H count: None for a Perceiver, whose
+        latents all do.
+        """
+        asking = self.latents[None] if self.config.n_latent else x_hat  # (1 or B, l, d)
+        H = self.first.mlp(asking + self.first.attend(self.first.queries(asking), x_hat, filled))
+        H_filled = None if self.config.n_latent else filled
+        for block in self.blocks:
+            H = block(H, H_filled)
+        return H, H_filled
+
+    def decode(self, H, H_filled, index):
+        """
+        Eq. 6 at the positions index (B, m) -> predictions (B, m, 262 or d_raw).
+
+        Plain: decoder(layer.queries(P[index]), H). Fast: queries know nothing of the sample, so those of all
+        positions are projected once, not once a sample, then picked.
+        """
+        return self.decoder(F.embedding(index, self.decoder.layer.queries(self.P)), H, H_filled)
+
+    def loss(self, prediction, truth):
         """Per hidden input: squared error, its mean over d_raw, or cross-entropy over 262 ids. -> (B, m)"""
         if self.config.d_raw:
-            return F.mse_loss(prediction, target, reduction='none').mean(-1)
-        return F.cross_entropy(prediction.flatten(0, 1), target.flatten(), reduction='none').view(target.shape)
+            return F.mse_loss(prediction, truth, reduction='none').mean(-1)
+        return F.cross_entropy(prediction.flatten(0, 1), truth.flatten(), reduction='none').view(truth.shape)
 
     def predict(self, x, valid=None):
         """The fine-tuning head, nothing hidden: one learned query asks H. -> (B, n_out)"""
-        H, rows = self.encode(self.embed(x), valid)
-        return self.head(self.head.project(self.head_query)[None], H, rows)[:, 0]
+        H, H_filled = self.encode(self.embed(x), valid)
+        return self.head(self.head.layer.queries(self.head_query)[None], H, H_filled)[:, 0]
 
     def features(self, x, valid=None):
         """One vector a sample, nothing hidden: the mean of H over its rows. -> (B, d)"""
-        H, rows = self.encode(self.embed(x), valid)
-        if rows is None:
+        H, H_filled = self.encode(self.embed(x), valid)
+        if H_filled is None:
             return H.mean(1)
-        return (H * rows[..., None]).sum(1) / rows.sum(1, keepdim=True)
+        return (H * H_filled[..., None]).sum(1) / H_filled.sum(1, keepdim=True)
 
 
 def take(t, index):
@@ -243,64 +275,45 @@ def take(t, index):
     return t.gather(1, index[..., None].expand(-1, -1, t.shape[2]))
 
 
+def where_true(flags, width):
+    """
+    Where the flags are up, packed to the left: turns a mask into indices for `take`.
+
+    flags (B, n) bool with at most `width` True a row -> index (B, width) int64, in increasing order, and
+    filled (B, width) bool; places past a row's last True hold index 0 and filled False.
+    Plain: flags[b].nonzero() for each b. Fast: a running sum and a scatter; no shape depends on the data.
+    """
+    B, n = flags.shape
+    place = torch.where(flags, flags.cumsum(1) - 1, width)  # (B, n); `width` is a spare column, dropped below
+    index = torch.zeros(B, width + 1, dtype=torch.int64, device=flags.device)
+    index.scatter_(1, place, torch.arange(n, device=flags.device).expand(B, n))
+    filled = torch.arange(width, device=flags.device) < flags.sum(1, keepdim=True)
+    return index[:, :width] * filled, filled
+
+
 # -----------------------------------------------------------------------------
-# What the stages share: models from knobs, optimisers, checkpoints, running over many batches
+# weights in and out
 
-def build(config, **more):
-    """SMA from a stage's knobs; `more` are the fields that come from the data."""
-    fields = {**{k: v for k, v in config.items() if k in SMAConfig.__dataclass_fields__}, **more}
-    try:
-        return SMA(SMAConfig(**fields))
-    except ValueError as error:
-        fail(str(error))
+def build(knobs, **more):
+    """SMA from a stage's knobs or a checkpoint's model_args; `more` are the fields that come from the data."""
+    names = {f.name for f in fields(SMAConfig)}
+    return SMA(SMAConfig(**{**{k: v for k, v in knobs.items() if k in names}, **more}))
 
 
-def make_optimizer(model, lr, weight_decay, device):
-    """AdamW, betas 0.9, 0.999 (appendix B); only matrices decay: no bias, LayerNorm, embedding, position or latent."""
-    matrices = {f'{name}.weight' for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    named = list(model.named_parameters())
-    groups = [dict(params=[p for n, p in named if n in matrices], weight_decay=weight_decay),
-              dict(params=[p for n, p in named if n not in matrices], weight_decay=0.0)]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=torch.device(device).type in ('cuda', 'cpu'))
-
-
-@torch.no_grad()
-def masked_loss(model, batches, mask, mask_ratio, n_query, device, autocast):
-    """
-    Sum of the losses, and number of hidden inputs, over data.scoring's batches: (2,) tensor. Batch i draws with seed i:
-    the random masks, or the queries drawn for guided ones, are the same at every call.
-    """
-    model.eval()
-    generator, total = torch.Generator(device), torch.zeros(2, device=device)
-    for i, at, x, valid in batches:
-        with autocast():
-            loss, hidden = model(x, valid, mask, mask_ratio, n_query, generator.manual_seed(i))
-        total += torch.stack([loss.sum(), hidden.sum()])
-    model.train()
-    return total
-
-
-@torch.no_grad()
-def outputs(function, model, shape, batches, device, autocast):
-    """function(x, valid) over data.scoring's batches, each row in its place: float32 of this shape (rows, width)."""
-    model.eval()
-    result = torch.zeros(shape, device=device)
-    for i, at, x, valid in batches:
-        with autocast():
-            result[at] = function(x, valid).float()
-    model.train()
-    return result
+def shape_of(model_args):
+    """The fields that make a shape; one that an older checkpoint lacks has its default."""
+    return {f.name: model_args.get(f.name, f.default) for f in fields(SMAConfig) if f.name not in FREE}
 
 
 def save(path, checkpoint):
-    """Written under a temporary name, then renamed: there is never half a checkpoint. Plain dicts and tensors only."""
+    """Written under a temporary name, then renamed: never half a checkpoint. Plain dicts and tensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(checkpoint, path.with_suffix('.tmp'))
     path.with_suffix('.tmp').replace(path)
 
 
 def load(path, keys=('model', 'model_args', 'config')):
-    """A checkpoint of ours; a folder means its last.pt."""
+    """A checkpoint of ours that has these keys; a folder means its last.pt. Only tensors are unpickled."""
     path = Path(path)
     path = path / 'last.pt' if path.is_dir() else path
     if not path.is_file():
@@ -309,15 +322,19 @@ def load(path, keys=('model', 'model_args', 'config')):
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         fail(f'{path} is no checkpoint, or it is cut short ({type(error).__name__})')
-    if not isinstance(checkpoint, dict) or not set(keys) <= set(checkpoint):
-        missing = [k for k in keys if not isinstance(checkpoint, dict) or k not in checkpoint]
+    missing = [k for k in keys if not isinstance(checkpoint, dict) or k not in checkpoint]
+    if missing:
         fail(f'{path} is not a checkpoint of the kind that is wanted: it lacks {", ".join(missing)}')
+    if 'head' in checkpoint:
+        fail(f'{path} was fine-tuned by an older version of finetune.py: fine-tune again')
+    old = {'valid_share': 'val_share', 'valid_file': 'val_file'}  # as knobs were called until November 2026
+    checkpoint['config'] = {old.get(k, k): v for k, v in checkpoint.get('config', {}).items()}
     return checkpoint
 
 
 def load_weights(model, state, new=(), dropped=()):
-    """Copies weights by name and asserts which: all but those named `new..`, left over only those named `dropped..`.
-    -> how many were copied, how many are new"""
+    """Copies weights by name and sees to it which: all but those named `new..`, left over only those named
+    `dropped..`. -> how many were copied, how many are new"""
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -327,3 +344,52 @@ def load_weights(model, state, new=(), dropped=()):
     if odd:
         fail(f'the checkpoint does not fit the model at {len(odd)} weights, {odd[0]} for one')
     return len(state) - len(result.unexpected_keys), len(result.missing_keys)
+
+
+# -----------------------------------------------------------------------------
+
+def walk():
+    """One small batch through a Perceiver, step by step."""
+    def show(name, t, what):
+        print(f'{name:12}{str(tuple(t.shape)):16}{what}')
+    torch.manual_seed(0)
+    how, texts = Masking('guided', mask_ratio=0.4, n_query=2), ('self-guided', 'masked', 'autoencoder')
+    n = max(map(len, texts))
+    x = torch.tensor([[FIRST_BYTE + b for b in text.encode().ljust(n, b'?')] for text in texts])
+    valid = torch.arange(n) < torch.tensor([len(text) for text in texts])[:, None]
+    model = SMA(SMAConfig(embed_dim=16, seq_len=n, n_layer=2, qk_dim=16, n_head=2, v_dim=24, n_latent=4))
+    model.value_embedding.weight.data *= 50  # without training attention is even: make it differ
+    model.first.key.weight.data *= 50
+    model.latents.data *= 50
+    print(f'a Perceiver with {model.config.n_latent} latents; B = 3 samples, n = {n} inputs, '
+          f'r = {how.mask_ratio}, |R| = {how.n_query}\n')
+    show('x', x, 'byte ids')
+    show('valid', valid, 'False = padding')
+    x_hat = model.embed(x)
+    show('x_hat', x_hat, 'X^ = X E + P, LayerNorm')
+    R = torch.tensor([[0, 1]] * 3)
+    A = model.attention(x_hat, valid, R)
+    show('R', R, 'the drawn queries, here the first two of each sample')
+    show('A', A, 'Eq. 2: softmax(Q_R K^T / sqrt(d_k)), a map for each head and query')
+    show('v', A.sum((1, 2)), 'Eq. 4 and 5: added up over heads and queries')
+    hidden = choose_mask(how, lambda drawn: A, x, valid, model.can_query(valid))
+    show('hidden', hidden, f'Eq. 3: the top round(r n) = {hidden.sum(1).tolist()} of each, True = hidden')
+    m = round(how.mask_ratio * n)
+    hidden_at, is_hidden = where_true(hidden, m)
+    visible_at, is_visible = where_true(valid & ~hidden, n - m)
+    visible = take(x_hat, visible_at)
+    show('visible', visible, 'Eq. 5, outer softmax: what is hidden is left out')
+    H, _ = model.encode(visible, is_visible)
+    show('H', H, 'the encoder: a row a latent')
+    prediction = model.decode(H, None, hidden_at)
+    show('prediction', prediction, 'Eq. 6: queries from P at the hidden positions, over 262 ids')
+    loss = model.loss(prediction, take(x, hidden_at)) * is_hidden
+    show('loss', loss, f'cross-entropy; the batch\'s: {loss.sum() / hidden.sum():.3f} (log 262 = 5.568)')
+    print('\nthe attention v, from 0 to 9, and what it hides')
+    for text, v, mask in zip(texts, A.sum((1, 2)), hidden):
+        digits = ''.join(f'{9 * a / v.max():.0f}' for a in v[:len(text)])
+        print(f'\n    {text}\n    {digits}\n    ' + ''.join('█' if h else c for c, h in zip(text, mask)))
+
+
+if __name__ == '__main__':
+    start(walk)
