@@ -1,7 +1,7 @@
 """
-Molecules as SMILES bytes: Table 9 of the paper, its Transformer and both kinds of masks, on GuacaMol.
+Molecules as SMILES bytes: Table 9 of the paper, its Transformer and masks, on GuacaMol.
 
-    python pretrain.py config/chemistry.py
+    python pretrain.py config/chemistry.py                              or --mask=random, the baseline
     torchrun --nproc_per_node=8 pretrain.py config/chemistry.py
     python pretrain.py config/chemistry.py --dataset=molecules.smi      any molecules of yours
 
@@ -19,14 +19,13 @@ v_dim = 768
 n_latent = 0  # attention type: self-attention
 mlp_ratio = 4
 # Table 9b
-mask = ('random', 'guided')
-mask_ratio = 0.3  # one for both
+mask_ratio = 0.3  # guided and random
 lr = 1e-4
 epochs = 30
 batch_size = 128
 weight_decay = 0.01
-warmup_steps = 10_000  # reference notes
+warmup_steps = 10_000  # the authors' code
 
-out_dir = 'out/chemistry'
+out_dir = f'out/chemistry/{mask}'
 eval_interval = 5000
 save_interval = 5000

@@ -1,9 +1,9 @@
 """
 Collider events, simulated on the spot: the defaults of pretrain.py, by name.
 
-    python pretrain.py config/collider.py           random masks, then guided ones
+    python pretrain.py config/collider.py                   guided masks
+    python pretrain.py config/collider.py --mask=random     the baseline
 
-Two CPU cores: about a minute for each mask. Expected: see the quick start in README.md.
+Two CPU cores: about a minute each. Expected: see the quick start in README.md.
 """
 dataset = 'collider'
-out_dir = 'out/collider'

@@ -4,20 +4,16 @@ ESOL: the solubility of 1,128 molecules, a regression on SMILES bytes, after con
     python finetune.py config/finetune_esol.py --dataset=delaney-processed.csv
 
 The file is MoleculeNet's delaney-processed.csv. Splits are random shares here (80/10/10), not the paper's scaffolds:
-scores are not to be compared with Table 2. Two CPU cores: about ten minutes. Expected: see ESOL in README.md.
+scores are not to be compared with Table 2. Two CPU cores: about ten minutes. Expected: see ESOL in RESULTS.md.
 """
 input_column = 'smiles'
 label_column = 'measured log solubility in mols per litre'
-valid_share = 0.1
+val_share = 0.1
 test_share = 0.1
-target = 'regression'
-metric = 'rmse'
-n_train = None
-init_from = ('scratch', 'out/chemistry_cpu/random', 'out/chemistry_cpu/guided')
+init_from = ('scratch', 'out/chemistry_cpu')
 batch_size = 32
 epochs = 30
 lr = 5e-4
 warmup_steps = 50
 dropout = 0.1
 out_dir = 'out/finetune_esol'
-eval_interval = None  # an epoch

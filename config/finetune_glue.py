@@ -13,15 +13,13 @@ guided 77.5 / 89.1 / 87.4 / 88.3 / 43.3 / 84.6 / 80.9 / 62.1.
 """
 task = task or 'rte'  # a config sees the command line
 dataset = task
-valid_share = 0.02 if task in ('mnli', 'qqp', 'qnli', 'sst2') else 0.1
+val_share = 0.02 if task in ('mnli', 'qqp', 'qnli', 'sst2') else 0.1
 # Table 12c
 weight_decay = 0.01
 lr = 2e-5
 epochs = 30
 batch_size = 32
-warmup_steps = 200  # reference notes
+warmup_steps = 200  # the authors' code
 
-n_train = None
-init_from = ('scratch', 'out/text/random', 'out/text/guided')
+init_from = ('scratch', 'out/text')
 out_dir = f'out/finetune_{task}'
-eval_interval = None  # an epoch

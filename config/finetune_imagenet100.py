@@ -13,16 +13,13 @@ scratch 52.5 / 62.7 %, random 77.6 / 85.6 %, guided 78.5 / 86.1 %, patch 79.6 / 
 """
 dataset = 'imagenet100'
 image_size = 192
-target = 'multiclass'
-metric = 'accuracy'
-n_train = None
-init_from = ('scratch', 'out/imagenet100/random', 'out/imagenet100/guided')
+init_from = ('scratch', 'out/imagenet100')
 # Table 11c
 lr = 1e-4
 epochs = 200
 batch_size = 128
 weight_decay = 0.01
-warmup_steps = 10000  # reference notes
+warmup_steps = 10000  # the authors' code
 seeds = 0
 # what `scratch` looks like when no checkpoint is named
 embed_dim = 196
@@ -35,4 +32,3 @@ n_latent = 512
 mlp_ratio = 1
 
 out_dir = 'out/finetune_imagenet100'
-eval_interval = None  # an epoch

@@ -15,11 +15,9 @@ weight_decay = 0.01
 lr = (1e-4, 5e-5)  # the better on validation
 epochs = 30
 batch_size = 64  # of {64, 128, 512}; which task had which is not printed
-# reference notes
+# the authors' code
 warmup_steps = 1000
 drop_path = 0.1 if task == 'remote_homology' else 0.0
 
-n_train = None
-init_from = ('scratch', 'out/protein/random', 'out/protein/guided')
+init_from = ('scratch', 'out/protein')
 out_dir = f'out/finetune_{task}'
-eval_interval = None  # an epoch

@@ -8,8 +8,7 @@ For a GPU. Expected RMSE (paper, Table 6): scratch 8.809, random 8.762, guided 8
 """
 dataset = 'year'
 norm = 'quantile'  # as Gorishniy et al. 2021 treat this table
-valid_share = 0.2  # of the first 463,715 rows: the 92,743 of theirs in number
-n_train = None
+val_share = 0.2  # of the first 463,715 rows: the 92,743 of theirs in number
 weight_decay = 1e-5
 lr = 3e-5
 epochs = 100
@@ -19,6 +18,4 @@ warmup_steps = 0
 dropout = 0.1
 drop_path = 0.1
 
-init_from = ('scratch', 'out/year/random', 'out/year/guided')
-out_dir = 'out/finetune_year'
-eval_interval = None  # an epoch
+init_from = ('scratch', 'out/year')

@@ -1,7 +1,7 @@
 """
-Proteins as bytes: Table 8 of the paper, its Perceiver and both kinds of masks, on Pfam.
+Proteins as bytes: Table 8 of the paper, its Perceiver and masks, on Pfam.
 
-    python pretrain.py config/protein.py
+    python pretrain.py config/protein.py                                or --mask=random, the baseline
     torchrun --nproc_per_node=8 pretrain.py config/protein.py
     python pretrain.py config/protein.py --dataset=proteins.fasta       any sequences of yours
 
@@ -19,16 +19,15 @@ v_dim = 1024
 n_latent = 256  # attention type: cross-attention
 mlp_ratio = 1  # the paper does not say; Perceiver IO's
 # Table 8b
-mask = ('random', 'guided')
-mask_ratio = (0.2, 0.15)
-lr = (1e-4, 3e-4)  # one each
+mask_ratio = 0.2 if mask == 'random' else 0.15
+lr = 1e-4 if mask == 'random' else 3e-4
 epochs = 10
 batch_size = 256
 weight_decay = 0.01
-warmup_steps = 5000  # reference notes
+warmup_steps = 5000  # the authors' code
 
-valid_share = 0.002
+val_share = 0.002
 test_share = 0.0
-out_dir = 'out/protein'
+out_dir = f'out/protein/{mask}'
 eval_interval = 5000
 save_interval = 5000

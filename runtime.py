@@ -1,0 +1,287 @@
+"""
+What running takes, for every stage: device, precision, processes, seeds, signals, log lines, the optimiser's
+update, and running a model over many rows. No stage's loop is in here.
+"""
+
+import gc
+import json
+import math
+import os
+import signal
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from configurator import fail, nearest
+from data import check_fits, data_knobs, describe, open_dataset, score, scoring
+from masking import BLIND, GUIDED
+
+
+# -----------------------------------------------------------------------------
+# set-up
+
+def set_up(config):
+    """Finds device and ranks, and says so. -> namespace: device, dtype, autocast, compile, rank, world"""
+    run = SimpleNamespace(rank=int(os.environ.get('RANK', 0)), world=int(os.environ.get('WORLD_SIZE', 1)))
+    device = config['device']
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    if device == 'cuda':
+        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+    try:
+        run.device = torch.device(device)
+        torch.empty(1, device=run.device)
+    except (RuntimeError, AssertionError) as error:
+        fail(f'device={config["device"]!r} cannot be used here: {str(error).splitlines()[0]}')
+    kind = run.device.type
+    if kind == 'cuda':
+        torch.cuda.set_device(run.device)
+    torch.set_float32_matmul_precision('high')  # TF32 where there is any
+    run.dtype = config['dtype']
+    if run.dtype == 'auto':
+        bf16 = kind == 'cuda' and torch.cuda.is_bf16_supported()
+        run.dtype = 'float32' if kind != 'cuda' else 'bfloat16' if bf16 else 'float16'
+    if run.dtype not in ('float32', 'bfloat16', 'float16'):
+        fail(f'dtype={run.dtype!r}: auto, float32, bfloat16 or float16')
+    low = None if run.dtype == 'float32' else getattr(torch, run.dtype)
+    run.autocast = (lambda: torch.autocast(kind, low)) if low else nullcontext
+    run.compile = kind == 'cuda' if config.get('compile') is None else config['compile']
+    if run.world > 1 and not dist.is_initialized():
+        dist.init_process_group('nccl' if kind == 'cuda' else 'gloo')
+    name = torch.cuda.get_device_name() if kind == 'cuda' else f'{torch.get_num_threads()} threads'
+    say(run, f'device: {run.device} ({name}), {run.dtype}, {run.world} process(es)'
+             + ', compiled' * run.compile)
+    return run
+
+
+def open_data(config, run, checkpoint=None):
+    """
+    The data set that the knobs name, or else the checkpoint's own; described, fitted to the checkpoint's
+    model and scale, and with rows cut to what a model takes. -> Dataset, the model's seq_len
+    """
+    knobs = data_knobs(config, checkpoint)
+    dataset = open_dataset(**knobs)
+    if run.rank == 0:
+        describe(dataset)
+    seq_len, max_len = config.get('seq_len'), config.get('max_len')
+    if checkpoint:
+        check_fits(dataset, checkpoint)
+        dataset.norm = checkpoint['norm']
+        seq_len, max_len = checkpoint['model_args']['seq_len'], max_len or checkpoint['config'].get('max_len')
+    seq_len = dataset.set_lengths(seq_len, max_len)
+    if dataset.n_cut:
+        say(run, f'{dataset.n_cut:,} of {len(dataset.y):,} sequences have more than {dataset.max_len} tokens '
+                 'and lose their end')
+    return dataset, seq_len
+
+
+def check_numbers(config, positive=()):
+    """Fails on numbers that no run can be made with, and on an out_dir that is a file."""
+    for k in ('batch_size', 'accumulation', 'epochs', 'max_steps', *positive):
+        if config[k] is not None and config[k] < 1:
+            fail(f'{k}={config[k]} must be at least 1')
+    for k in ('min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'lr', 'seed', 'seeds'):
+        value = config.get(k, 0)
+        if min(value if isinstance(value, tuple) else (value,), default=0) < 0:
+            fail(f'{k}={value} must not be negative')
+    if config['out_dir'] and Path(config['out_dir']).is_file():
+        fail(f'out_dir={config["out_dir"]!r} is a file: a folder is wanted')
+
+
+def check_batch(n_rows, config, run):
+    """Fails unless a step's samples are there, and can be dealt out."""
+    if n_rows < config['batch_size']:
+        fail(f'batch_size={config["batch_size"]}, but there are only {n_rows} rows to train on: lower it')
+    if config['batch_size'] % (config['accumulation'] * run.world):
+        fail(f'batch_size={config["batch_size"]} must divide by accumulation x processes = '
+             f'{config["accumulation"] * run.world}')
+
+
+def check_masking(how, lengths, d_raw):
+    """
+    Fails unless the mask is known and fits the data, and its ratio hides something, but of no row everything.
+    lengths (N,) numpy, inputs of each row; d_raw as in model.py, 0 = bytes.
+    """
+    names, ratio, longest = [*GUIDED, *BLIND], how.mask_ratio, int(lengths.max())
+    if how.mask not in names:
+        fail(f'unknown mask {how.mask!r}: of {", ".join(names)} the nearest is {nearest(how.mask, names)!r}')
+    if how.mask == 'word' and d_raw:
+        fail('mask=word hides words of text; these data are numbers: guided or random')
+    if how.mask == 'patch' and (not d_raw or math.isqrt(longest) ** 2 != longest):
+        kind = 'rows of' if d_raw else 'bytes, up to'
+        fail(f'mask=patch hides squares of square images, but these are {kind} {longest} inputs')
+    if how.n_query < 1:
+        fail(f'n_query={how.n_query} must be at least 1')
+    if not ratio > 0 or round(ratio * longest) == 0:
+        fail(f'mask_ratio={ratio} hides nothing of {longest} inputs: raise it')
+    full = [n for n in set(lengths.tolist()) if round(ratio * n) >= n]
+    if full:
+        fail(f'mask_ratio={ratio} hides everything of a row of {max(full)} inputs: lower it')
+
+
+def must_match(old, new, what, defaults=None):
+    """
+    Fails, naming the first that differs, unless the settings `new` are what they were when `what` was
+    written. A knob that `old` does not have yet counts as its default.
+    """
+    for k in new:
+        was = old.get(k, (defaults or {}).get(k))
+        if was != new[k]:
+            fail(f'{what} was made with {k}={was}, this run has {k}={new[k]}: make them the same')
+
+
+# -----------------------------------------------------------------------------
+# while running
+
+def say(run, text):
+    """One line, from one rank; above the progress bar if there is one."""
+    if run.rank == 0:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def log_line(path, run, **values):
+    """One JSON object a line in log.jsonl."""
+    if run.rank == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, 'a') as f:
+            f.write(json.dumps(values) + '\n')
+
+
+def seed_all(*numbers):
+    """Seeds torch from several integers, mixed (torch's CPU generator looks at 32 bits only)."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
+class Stop:
+    """Ctrl-C and SIGTERM: finish the step, save, leave. A second Ctrl-C leaves at once."""
+
+    def __init__(self):
+        self.signal = None
+        for s in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(s, self.catch)
+
+    def catch(self, number, frame):
+        self.signal = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def asked(self, run, step, every):
+        """Whether to stop after this step. Several processes agree on it, once in `every` steps."""
+        if run.world == 1:
+            return self.signal is not None
+        if (step + 1) % every:
+            return False
+        flag = torch.tensor(float(self.signal is not None), device=run.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag)
+
+
+# -----------------------------------------------------------------------------
+# the optimiser's update
+
+def make_optimizer(model, lr, weight_decay, device):
+    """AdamW, betas 0.9, 0.999 (appendix B); only matrices of Linear decay: no embedding, P, latent or bias."""
+    matrices = {f'{name}.weight' for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    named = list(model.named_parameters())
+    groups = [dict(params=[p for n, p in named if n in matrices], weight_decay=weight_decay),
+              dict(params=[p for n, p in named if n not in matrices], weight_decay=0.0)]
+    fused = torch.device(device).type in ('cuda', 'cpu')
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=fused)
+
+
+def lr_at(step, total, lr, min_lr, warmup_steps):
+    """Linear warm-up, then a cosine from lr to min_lr at the last step."""
+    if step < warmup_steps:
+        return lr * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(total - warmup_steps, 1)
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_lr(optimizer, lr):
+    for group in optimizer.param_groups:
+        group['lr'] = lr
+    return lr
+
+
+def wrap(model, run):
+    """The model as the loop calls it: compiled, and averaged over processes. The bare one is what is saved."""
+    model = torch.compile(model) if run.compile else model
+    if run.world > 1:
+        model = DistributedDataParallel(model, device_ids=[run.device] if run.device.type == 'cuda' else None)
+    return model
+
+
+def syncing(model, run, last):
+    """Context of a micro-batch's two passes: processes add up their gradients in the last one alone."""
+    return nullcontext() if run.world == 1 or last else model.no_sync()
+
+
+def update(model, optimizer, scaler, grad_clip):
+    """One step on the gradients that are there: unscaled, clipped, taken, cleared. -> their norm, unclipped"""
+    scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def sum_ranks(t, run):
+    """The sum of a tensor over all processes."""
+    if run.world > 1:
+        dist.all_reduce(t)
+    return t
+
+
+def finish(run):
+    """Leaves the process group, all together, and without old DDP wrappers, whose threads would outlive it."""
+    if run.world > 1:
+        gc.collect()
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+# -----------------------------------------------------------------------------
+# a model over many rows, the same answer on every rank
+
+@torch.no_grad()
+def masked_loss(model, dataset, rows, how, batch_size, run):
+    """
+    The mean loss over the hidden inputs of these rows. Batch i draws with seed i: the random masks, or the
+    queries drawn for guided ones, are the same at every call.
+    """
+    model.eval()
+    generator, total = torch.Generator(run.device), torch.zeros(2, device=run.device)
+    for i, at, x, valid in scoring(dataset, rows, batch_size, run):
+        with run.autocast():
+            loss, hidden = model(x, valid, how, generator.manual_seed(i))
+        total += torch.stack([loss.sum(), hidden.sum()])
+    model.train()
+    total = sum_ranks(total, run)
+    return (total[0] / total[1]).item()
+
+
+@torch.no_grad()
+def outputs(function, model, width, dataset, rows, batch_size, run):
+    """function(x, valid), such as model.features, of these rows, in their order. -> (rows, width) float32"""
+    model.eval()
+    result = torch.zeros(len(rows), width, device=run.device)
+    for i, at, x, valid in scoring(dataset, rows, batch_size, run):
+        with run.autocast():
+            result[at] = function(x, valid).float()
+    model.train()
+    return sum_ranks(result, run).cpu()
+
+
+def score_rows(model, dataset, rows, outcome, batch_size, run):
+    """The metric of a fine-tuned model on these rows."""
+    p = outputs(model, model, model.config.n_out, dataset, rows, batch_size, run)
+    return score(outcome, dataset.labels(rows), p.numpy())
