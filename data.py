@@ -51,15 +51,14 @@ def data_knobs(config, checkpoint=None):
     columns that the checkpoint knows, so it may have more of them, in any order.
     """
     own = checkpoint['config'] if checkpoint else {}
-    same = config['dataset'] in (None, own.get('dataset'))
-    knobs = {}
+    same, knobs = config['dataset'] in (None, own.get('dataset')), {}
+    ending = re.sub(r'\.(gz|bz2|xz)$', '', (config['dataset'] or '').lower()).rpartition('.')[2]
     for name, default in PREPARE_KNOBS.items():
-        kept = own.get(name) if same or name == 'image_size' else None
+        kept = own.get(name) if same or name == 'image_size' or (name, ending) == ('window', 'txt') else None
         knobs[name] = next((v for v in (config[name], kept, default) if v is not None), None)
-    if checkpoint and not same:
-        if re.search(r'\.(csv|tsv|arff|json|parquet)(\.gz|\.bz2|\.xz)?$', knobs['dataset'].lower()):
-            named = checkpoint['columns'] if checkpoint['model_args']['d_raw'] else own.get('input_column')
-            knobs['input_column'] = knobs['input_column'] or named
+    if checkpoint and not same and ending in ('csv', 'tsv', 'arff', 'json', 'parquet'):
+        named = checkpoint.get('columns') if checkpoint['model_args']['d_raw'] else own.get('input_column')
+        knobs['input_column'] = knobs['input_column'] or named
     return knobs
 
 
@@ -70,7 +69,7 @@ def check_fits(dataset, checkpoint):
                   for n, d_raw in ((dataset.n, dataset.d_raw), (args['seq_len'], args['d_raw'])))
     if have != want:
         fail(f'{dataset.name} holds {have}, the checkpoint wants {want}: see input_column and label_column')
-    if learned != dataset.columns and sorted(learned) == sorted(dataset.columns or []):
+    if learned and learned != dataset.columns and sorted(learned) == sorted(dataset.columns or []):
         fail(f'{dataset.name} has the columns in another order than the checkpoint learned: '
              f'--input_column={",".join(learned)}')
 

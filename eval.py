@@ -1,276 +1,271 @@
 """
-What a checkpoint is worth: scores, probes and embeddings; and what its masks look like.
+Stage 3: what a checkpoint is worth, by scores, probes and embeddings; and what its masks look like.
 
-    python eval.py --ckpt=out/collider/guided                                     masked loss on the test rows
-    python eval.py --ckpt=out/finetune_collider/out-collider-guided-lr0.001-seed0.pt      test score
-    python eval.py --ckpt=... --split=valid
-    python eval.py --ckpt=... --dataset=new.csv --label_column=y --split=all      the same on another file
-    python eval.py --ckpt=out/collider/guided --embed=new.csv                     new.embeddings.npy, a vector a row
-    python eval.py --ckpt=out/collider/guided --probe                             test score of its frozen features
-    python eval.py --ckpt=out/collider/guided --show=masks                        pictures and statistics of its masks
-    python eval.py --ckpt=out/collider/guided --show=overlap                      Figure 4
-    python eval.py --show=curves --runs=out/collider/random,out/collider/guided   losses and scores while training
+    python eval.py --ckpt=out/collider/guided                           masked loss on the test rows
+    python eval.py --ckpt=out/finetune_collider/scratch-lr0.001-seed0.pt --split=val        a score
+    python eval.py --ckpt=... --dataset=new.csv --label_column=y --split=all        the same on another file
+    python eval.py --ckpt=out/collider/guided --embed=new.csv           new.embeddings.npy, a vector a row
+    python eval.py --ckpt=out/collider/guided --probe                   test score of its frozen features
+    python eval.py --ckpt=out/collider/guided --show=masks              pictures and statistics of its masks
+    python eval.py --ckpt=out/collider/guided --show=overlap            Figure 4
+    python eval.py --show=curves --runs=out/collider/random,out/collider/guided     losses and scores
 
-The data are those the checkpoint was trained on, unless --dataset names others; its statistics scale the floats.
-Pictures are PNG, drawn with Pillow; without it their text is still printed.
+The data are the checkpoint's own unless --dataset names others; its statistics scale the floats. matplotlib,
+if installed, draws what --show prints.
 """
 
 import json
 import math
 import sys
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from configurator import configure, fail
-from data import FIRST_BYTE, HIGGS_COLUMNS, describe, open_dataset, scoring
-from masking import SPACES, check_masks, positions, sample_queries
-from model import build, load, load_weights, masked_loss, outputs, take
-from pretrain import cut, probe_rows, say, score_rows, set_up, settle_target
+from collider import HIGGS_COLUMNS
+from configurator import configure, fail, start
+from data import SPLITS, learnable, name_of, score, scoring, settle_outcome
+from masking import BLIND, FIRST_BYTE, GUIDED, SPACES, Masking, sample_queries
+from model import build, load, load_weights, take, where_true
+from runtime import check_masking, check_numbers, masked_loss, open_data, outputs, say, score_rows, set_up
 
 # -----------------------------------------------------------------------------
 ckpt = ''  # a checkpoint of pretrain.py or finetune.py, or a folder with last.pt
-split = 'test'  # rows to score: train, valid, test or all
+split = 'test'  # rows to score: train, val, test or all
 embed: str | None = None  # a file, or a folder of images: write one vector for each of its rows
 embed_out: str | None = None  # where to; None = FILE.embeddings.npy in the current folder
-# other data than the checkpoint's own
-dataset: str | None = None  # a name from data.py, a file, or a folder of images
+# data; where a knob is None, the checkpoint's own data set is read as it was
+dataset: str | None = None  # a name, a file or a folder of images; None = the checkpoint's own
 data_dir = 'datasets'  # prepared data sets are kept here
-input_column: str | None = None  # csv: one text column, or number columns 'a,b,c'; None = all but the label. npz: 'X'
+input_column: str | None = None  # csv: a text column, or numbers 'a,b,c'; None = all but the label
 label_column: str | None = None  # csv: the label's column. npz: 'y'
-split_column: str | None = None  # csv: a column that says train, valid or test
-valid_file: str | None = None  # validation rows in a file of their own
+split_column: str | None = None  # csv: a column that says train, val or test
+val_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
-valid_share = 0.02  # without those: the share of rows drawn for validation
-test_share = 0.1  # and for the test
-window: int | None = None  # text: join the lines and cut them into windows of so many bytes; None = a line a sequence
-# masks of a pre-trained checkpoint; None = those it was trained with
-mask: str | None = None  # a name from masking.py's MASKS
-mask_ratio: float | None = None  # share of the inputs hidden
-n_query: int | None = None  # queries drawn for each mask; at most all there are
+val_share: float | None = None  # without those: the share of rows drawn for validation; None = 0.02
+test_share: float | None = None  # and for the test; None = 0.1
+window: int | None = None  # text: join the lines, cut windows of so many bytes; None = a line a row
+image_size: int | None = None  # images: side in pixels that the model sees
+# mask; None = as the checkpoint was trained, or guided in place of a blind mask where masks are shown
+mask: str | None = None  # guided, guided_exact, random, word or patch: see masking.py
+mask_ratio: float | None = None  # r, the share of the inputs hidden
+n_query: int | None = None  # queries drawn for each guided mask, |R|; at most all there are
 # probes and pictures
 probe = False  # score frozen features: nearest neighbours, and a linear map
 n_train: int | None = 10_000  # labelled training rows that the probes learn from; None = all
-target: str | None = None  # of the probes: binary, multiclass or regression; None = the data set's own
+target: str | None = None  # binary, multiclass or regression; None = the data set's own, else guessed
 metric: str | None = None  # one of METRICS in data.py; None = the data set's own, else accuracy or rmse
 show = ''  # masks, overlap or curves
 runs = ('out/collider/random', 'out/collider/guided')  # folders with log.jsonl, for curves
 inputs_per_query = 4  # inputs that each query chooses, for overlap
-show_out: str | None = None  # folder for the PNGs; None = beside the checkpoint, or the first of runs
+show_out: str | None = None  # folder for the pictures; None = beside the checkpoint, or the first of runs
 # run
 batch_size = 256  # samples at a time
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
 # -----------------------------------------------------------------------------
-_DATA_KNOBS = ('input_column', 'label_column', 'split_column', 'valid_file', 'test_file', 'valid_share', 'test_share',
-               'window')
+
+C = HIGGS_COLUMNS  # what belongs together in them: the pairs within each of these groups are looked at
+HIGGS_GROUPS = {
+    'lepton pt, eta, phi': [C[:3]], 'met, its phi': [C[3:5]],
+    'a jet\'s pt, eta, phi, btag': [C[5:9], C[9:13], C[13:17], C[17:21]],
+    'a mass and a part of it': [('m_jjj', 'm_jj'), ('m_jlv', 'm_lv'), ('m_wbb', 'm_bb'), ('m_wbb', 'm_jj'),
+                                ('m_wwbb', 'm_wbb'), ('m_wwbb', 'm_lv'), *(('m_lv', c) for c in C[:5])]}
 
 
-def data_of(config, checkpoint, run):
-    """The data set to look at: the checkpoint's own, or the one that the knobs name; fits the model or fails."""
-    own, source = checkpoint['config'], config['embed'] or config['dataset']
-    knobs = {k: own.get(k, config[k]) if source is None else config[k] for k in _DATA_KNOBS}
-    knobs['dataset'] = own['dataset'] if source is None else source
-    knobs['image_size'] = own.get('image_size', 192)  # the model has a position for each pixel
-    dataset = open_dataset({**knobs, 'data_dir': config['data_dir']})
-    args = checkpoint['model_args']
-    have, want = (f'{n} inputs of {d_raw} float(s)' if d_raw else 'byte sequences'
-                  for n, d_raw in ((dataset.n, dataset.d_raw), (args['seq_len'], args['d_raw'])))
-    if have != want:
-        fail(f'{knobs["dataset"]} holds {have}, the checkpoint wants {want}: see input_column and label_column')
-    describe(dataset)
-    learned = checkpoint.get('columns') or []
-    if learned and learned != dataset.columns and sorted(learned) == sorted(dataset.columns or []):
-        fail(f'{knobs["dataset"]} has the columns in another order than the checkpoint learned: '
-             f'--input_column={",".join(learned)}')
-    dataset.norm = checkpoint['norm']
-    cut(dataset, args['seq_len'], own['max_len'], run)
-    return dataset
+def main():
+    config = configure(globals())
+    check_numbers(config, ('n_train', 'inputs_per_query'))
+    for k, known in (('split', (*SPLITS, 'all')), ('show', ('masks', 'overlap', 'curves', ''))):
+        if config[k] not in known:
+            fail(f'{k}={config[k]!r}: one of {", ".join(filter(None, known))}')
+    if bool(embed) + probe + bool(show) > 1:
+        fail('one of embed, probe and show at a time')
+    if show == 'curves':
+        return show_curves(runs, Path(show_out or (*runs, '.')[0]))
+    if not ckpt:
+        fail('say which checkpoint: --ckpt=out/...')
+    checkpoint = load(ckpt, keys=('model', 'model_args', 'config', 'norm'))
+    own, outcome = checkpoint['config'], checkpoint.get('outcome')
+    given = {f.name: config[f.name] for f in fields(Masking) if config.get(f.name) is not None}
+    if outcome and (show or given):
+        fail(f'{ckpt} is a fine-tuned model, which hides nothing: show and masks want a pre-trained one')
+    if embed:  # the rows of this file alone
+        config['dataset'], own['val_file'], own['test_file'] = embed, None, None
+    run = set_up(config)
+    if run.world > 1:
+        fail('eval.py runs as one process: start it with python, not torchrun')
+    data, _ = open_data(config, run, checkpoint)
+    model = build(checkpoint['model_args'])
+    load_weights(model, checkpoint['model'])
+    model.to(run.device).eval()
+    vectors = partial(outputs, model.features, model, model.config.v_dim, data, batch_size=batch_size, run=run)
+
+    labelled = ' labelled' * bool((outcome or probe) and not embed)
+    rows = data.rows('all' if embed else split)
+    rows = rows[~np.isnan(data.y[rows])] if labelled else rows
+    if not len(rows):
+        fail(f'there are no{labelled} {split} rows to score')
+    where = f'on {len(rows):,} {split} rows'
+    if embed:
+        for why, n in data.meta['left_out'].items():  # else the vectors would not be those of the file's rows
+            fail(f'{embed} has {n} {why}: take them out first')
+        path = Path(embed_out or f'{name_of(embed)}.embeddings.npy')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, vectors(rows).numpy())
+        say(run, f'{path}: {len(rows):,} vectors of {model.config.v_dim} float32, in the order of the rows')
+    elif probe:
+        asked = [config[k] or own.get(k) for k in ('target', 'metric')]
+        outcome, known, note = settle_outcome(data, *asked, ('train', split.replace('all', 'train')))
+        say(run, note or f'target: {outcome["target"]}')
+        learn = np.random.default_rng(0).permutation(known['train'])[:n_train]
+        for name, value in probe_rows(vectors, data, outcome, learn, rows).items():
+            say(run, f'{name}, {outcome["metric"]} {where}, {len(learn):,} labels: {value:.4f}')
+    elif outcome:
+        value = score_rows(model, data, rows, outcome, batch_size, run)
+        say(run, f'{outcome["metric"]} {where}: {value:.4f}')
+    else:
+        how = Masking(**{f.name: own[f.name] for f in fields(Masking) if f.name in own} | given)
+        if show and mask is None and how.mask in BLIND:
+            how = replace(how, mask='guided')  # what this model would choose
+        check_masking(how, data.lengths(rows), data.d_raw)
+        if show:
+            out = Path(show_out or (ckpt if Path(ckpt).is_dir() else Path(ckpt).parent))
+            return (show_masks if show == 'masks' else show_overlap)(model, data, rows, how, out, run)
+        value = masked_loss(model, data, rows, how, batch_size, run)
+        say(run, f'masked loss {where}, {how.mask} masks, ratio {how.mask_ratio}: {value:.4f}')
 
 
-# -----------------------------------------------------------------------------
-# drawing: a canvas, and four pictures on it
-
-BLUE, RED, GREY, INK = (53, 110, 174), (200, 60, 50), (205, 205, 205), (30, 30, 30)
-COLOURS = (RED, BLUE, (60, 150, 80), (150, 90, 170), (230, 150, 40), (70, 180, 190), (120, 80, 50), INK)
-
-
-def canvas(pixels):
-    """pixels (height, width, 3) uint8 as a Pillow image, and its pen; (None, None), and a line, where there is none."""
-    try:
-        from PIL import Image, ImageDraw
-    except ImportError:
-        print('Pillow is not installed, so there is no PNG: pip install pillow')
-        return None, None
-    image = Image.fromarray(pixels)
-    return image, ImageDraw.Draw(image)
-
-
-def save_png(image, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.quantize(256).save(path, optimize=True)
-    print(f'{path}: {image.width} x {image.height}')
-
-
-def plot(panels, x_name, path):
-    """panels: {what: {label: [(x, y), ..]}}. Prints every curve as a sparkline, and draws a panel each, in a PNG."""
-    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
-    for what, curves in panels.items():
-        print(what)
-        for label, points in curves.items():
-            ys = np.array([y for _, y in points])
-            some = ys[np.linspace(0, len(ys) - 1, min(40, len(ys))).round().astype(int)]
-            line = ''.join('▁▂▃▄▅▆▇█'[round(v)] for v in (some - some.min()) / (np.ptp(some) or 1) * 7)
-            print(f'  {line:40}  {ys[0]:.4g} -> {ys[-1]:.4g}  {label}')
-    across, w, h = min(len(panels), 3), 300, 200
-    height = -(-len(panels) // across) * h + 14 * len(labels) + 10
-    image, pen = canvas(np.full((height, across * w, 3), 255, np.uint8))
-    if image is None:
-        return
-    for i, (what, curves) in enumerate(panels.items()):
-        left, top = i % across * w + 50, i // across * h + 22
-        right, bottom = left + w - 65, top + h - 55
-        xs, ys = (np.array([p[k] for points in curves.values() for p in points], float) for k in (0, 1))
-        low, span = ys.min(), np.ptp(ys) or 1.0
-        pen.text((left, top - 16), what, INK)
-        pen.rectangle((left, top, right, bottom), outline=GREY)
-        for value, y in ((low, bottom - 8), (low + span, top)):
-            pen.text((left - 4, y), f'{value:.3g}', INK, anchor='ra')
-        pen.text((left, bottom + 3), f'{xs.min():g}', INK)
-        pen.text((right, bottom + 3), f'{x_name} {xs.max():g}', INK, anchor='ra')
-        for label, points in curves.items():
-            line = [(left + (x - xs.min()) / (np.ptp(xs) or 1) * (right - left),
-                     bottom - (y - low) / span * (bottom - top)) for x, y in points]
-            pen.line(line, COLOURS[labels.index(label) % len(COLOURS)], 2)
-    for i, label in enumerate(labels):
-        y = image.height - 14 * (len(labels) - i)
-        pen.line((10, y, 30, y), COLOURS[i % len(COLOURS)], 3)
-        pen.text((36, y - 6), label, INK)
-    save_png(image, path)
-
-
-def picture(cells, size, path, left=(), top=(), letters=()):
+def probe_rows(vectors, dataset, outcome, learn, rows):
     """
-    cells (rows, columns, 3) uint8 as a PNG, each cell size = (width, height) pixels large; beside them a name for each
-    row, above them names spread evenly; on them letters (row, column, character, colour).
+    The metric, on `rows`, of two readers of frozen features, vectors(rows), that know the labels of `learn`
+    only: a vote of (or the mean over) the 20 nearest by cosine; and logistic regression, its summed loss +
+    |W|^2 / 2 (or ridge, summed squares + |W|^2).
     """
-    w, h = size
-    x0, y0 = 7 * max(map(len, left), default=0) + 8, 18
-    pixels = cells.repeat(h, 0).repeat(w, 1)
-    image, pen = canvas(np.pad(pixels, ((y0, 8), (x0, 8), (0, 0)), constant_values=255))
-    if image is None:
-        return
-    for i, name in enumerate(left):
-        pen.text((x0 - 4, y0 + h * i + h // 2), name, INK, anchor='rm')
-    for j, name in enumerate(top):
-        pen.text((x0 + w * cells.shape[1] * j // len(top), 3), name, INK)
-    for i, j, c, colour in letters:
-        pen.text((x0 + w * j + w // 2, y0 + h * i + h // 2), c, colour, anchor='mm')
-    save_png(image, path)
+    H = [vectors(r).double() for r in (learn, rows)]
+    X, Z = ((h - H[0].mean(0)) / H[0].std(0, correction=0).clamp(min=1e-8) for h in H)  # (k, d)
+    y, outcome = learnable(dataset, learn, outcome)
+    target, labels = outcome['target'], dataset.labels(rows)
+    Y = torch.from_numpy(np.eye(len(outcome['classes']))[y] if target == 'multiclass' else y[:, None] / 1.0)
+    near = [(z @ F.normalize(X).T).topk(min(20, len(X))).indices for z in F.normalize(Z).split(1024)]
+    votes = torch.cat([Y[i].mean(1) for i in near]) - 0.5 * (target == 'binary')  # (rows, n_out); 0 = a draw
+    fit, penalty = {'binary': (F.binary_cross_entropy_with_logits, 0.5), 'multiclass': (F.cross_entropy, 0.5),
+                    'regression': (F.mse_loss, 1.0)}[target]
+    W, b = (torch.zeros(k, Y.shape[1], dtype=torch.float64, requires_grad=True) for k in (X.shape[1], 1))
+    optimizer = torch.optim.LBFGS([W, b], max_iter=500, line_search_fn='strong_wolfe')
 
-
-def heat_map(C, names, path):
-    """C (n, n) from -1, blue, over 0, white, to 1, red: as a PNG, and as hundredths in text. The diagonal is grey."""
-    width = max(map(len, names))
-    for i, name in enumerate(names):
-        print(f'{name:>{width}} ' + ''.join(f'{100 * v:4.0f}' if i != j else '   .' for j, v in enumerate(C[i])))
-    full = np.where(C[..., None] > 0, RED, BLUE)  # (n, n, 3)
-    cells = 255 + (full - 255) * np.minimum(abs(C), 1)[..., None]
-    cells[np.arange(len(C)), np.arange(len(C))] = GREY
-    picture(cells.astype(np.uint8), (16, 16), path, names, ['hidden together (red) or apart (blue), correlation'])
-
-
-def text_sheet(samples, path, width=100):
-    """samples: a list of {name: (ids (n,), hidden (n,))}. Hidden characters are red in a terminal, else blocks."""
-    lines = []  # (name or '', characters, hidden)
-    for views in samples:
-        for name, (ids, hidden) in views.items():
-            text = ''.join(chr(i - FIRST_BYTE) if 32 <= i - FIRST_BYTE < 127 else '·' for i in ids)
-            lines += [(name * (at == 0), text[at:at + width], hidden[at:at + width])
-                      for at in range(0, len(text), width)]
-        lines.append(('', '', []))
-    cells, letters = np.full((len(lines), width, 3), 255, np.uint8), []
-    for i, (name, text, hidden) in enumerate(lines):
-        marks = (f'\033[41;97m{c}\033[0m' if sys.stdout.isatty() else '░' if c == ' ' else '█' for c in text)
-        print(f'{name:>10} ' + ''.join(m if h else c for c, h, m in zip(text, hidden, marks)))
-        cells[i, np.flatnonzero(hidden)] = RED
-        letters += [(i, j, c, 'white' if h else INK) for j, (c, h) in enumerate(zip(text, hidden))]
-    picture(cells, (7, 14), path, [name for name, *_ in lines], letters=letters)
-
-
-def image_sheet(columns, norm, path):
-    """columns: {name: x (B, n, 3)}, n a square, scaled by norm; NaN = hidden, drawn grey. A row for four images."""
-    if norm['kind'] == 'standard':
-        columns = {name: x.cpu() * norm['std'] + norm['mean'] for name, x in columns.items()}
-    x = torch.stack([x[:4].cpu().float() for x in columns.values()], 1)  # (4, columns, n, 3)
-    low, high = x[:, 0].min(), x[:, 0].max()  # of the first column, which hides nothing
-    x = ((x - low) / (high - low)).clamp(0, 1).nan_to_num(0.6)
-    side = round(x.shape[2] ** 0.5)
-    x = F.pad(x.unflatten(2, (side, side)), (0, 0, 0, 1, 0, 1), value=1.0)  # (4, columns, side + 1, side + 1, 3)
-    x = (x * 255).byte().permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
-    picture(x.numpy(), (max(1, 96 // side),) * 2, path, top=list(columns))
-
-
-# -----------------------------------------------------------------------------
-# what to draw
-
-def show_curves(folders, path):
-    """The log.jsonl of several runs of pretrain.py, or of finetune.py, one below the other."""
-    panels = {}
-    for folder in folders:
-        log = Path(folder) / 'log.jsonl'
-        if not log.is_file():
-            fail(f'no {log}: runs wants folders that pretrain.py or finetune.py has written, with commas between')
-        for line in filter(lambda s: s.endswith('}'), log.read_text().splitlines()):  # the last may be half written
-            try:
-                values = json.loads(line)
-            except ValueError:
-                fail(f'{log} is no log of pretrain.py or finetune.py')
-            label = folder if 'init_from' not in values else \
-                f'{folder}: {values["init_from"]} lr {values["lr"]:g} seed {values["seed"]}'
-            for k in ('loss', 'val_loss', 'val_loss_random', 'probe_knn', 'probe_linear', 'valid', 'mask_entropy',
-                      'hidden_least', 'hidden_most'):
-                if math.isfinite(values.get(k, math.nan)):
-                    panels.setdefault(k, {}).setdefault(label, []).append((values['step'], values[k]))
-    if not panels:
-        fail(f'{", ".join(map(str, folders))}: nothing is logged there yet')
-    plot(panels, 'step', path)
+    def loss():
+        optimizer.zero_grad()
+        value = (fit(X @ W + b, Y, reduction='sum') + penalty * W.square().sum()) / len(X)
+        value.backward()
+        return value
+    optimizer.step(loss)
+    linear = (Z @ W + b).detach()
+    return {f'probe_{k}': score(outcome, labels, p.numpy()) for k, p in (('knn', votes), ('linear', linear))}
 
 
 @torch.no_grad()
-def overlap(model, x, n_inputs, m, k, generator):
-    """
-    What Figure 4 counts. The paper gives no formula; here: m queries each choose their own top k of n_inputs inputs, a
-    random part of x (B, n), and the overlap is the share of those m k choices that another query has made already.
-    -> (B,)
-    """
-    noise = torch.rand(x.shape[:2], generator=generator, device=x.device)
-    part = torch.zeros_like(noise, dtype=torch.bool).scatter_(1, noise.topk(n_inputs).indices, True)  # (B, n)
-    R = sample_queries(model.can_query(part), m, generator)  # (B, m)
-    A = model.attention(model.embed(x), part, R).sum(1)  # (B, m, n), summed over heads
-    chosen = torch.zeros_like(part).scatter_(1, A.topk(k).indices.flatten(1), True)  # (B, n)
-    return 1 - chosen.sum(1) / (m * k)
+def show_masks(model, dataset, rows, how, out, run):
+    """Figure 2, Table 7: two views by the same weights beside baselines; numbers on 1,000 masks of each."""
+    is_image = dataset.d_raw == 3 and math.isqrt(dataset.n) ** 2 == dataset.n
+    baselines = ['patch'] * is_image + ['word'] * dataset.is_bytes + ['random']
+    one, two = f'{how.mask} 1', f'{how.mask} 2'
+    kinds = {**{name: replace(how, mask=name) for name in baselines}, one: how, two: how}
+    rows = np.random.default_rng(0).permutation(rows)[:1000]
+    generator, kept, first = torch.Generator(run.device), {}, None
+    for i, at, x, valid in scoring(dataset, rows, batch_size, run):
+        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
+        choose = partial(model.choose_mask, x, model.embed(x), valid)
+        views = {name: choose(kind, generator.manual_seed(10 * i + j))
+                 for j, (name, kind) in enumerate(kinds.items())}  # {name: (B, n) bool}
+        first = first or (x, valid, views)  # the longest rows: the others are padded to their n
+        more = {'x': x} if dataset.is_bytes else {}
+        if how.mask in GUIDED:
+            same_queries = generator.manual_seed(10 * i + len(baselines))
+            more['exact'] = choose(replace(how, mask='guided_exact'), same_queries)
+        for name, t in (views | more).items():
+            kept.setdefault(name, []).append(F.pad(t, (0, first[0].shape[1] - t.shape[1])).cpu())
+    kept = {name: torch.cat(parts) for name, parts in kept.items()}
+    others = {'in another view': kept[two], 'by guided_exact, the same queries': kept.get('exact')}
+    pairs = {what: [pair for names in groups for pair in combinations(map(C.index, names), 2)]
+             for what, groups in HIGGS_GROUPS.items() if dataset.columns == C}
+    mine, chance = (measure(kept[name], others, kept.get('x'), is_image, pairs) for name in (one, 'random'))
+    title = f'{len(rows):,} masks, ratio {how.mask_ratio}; mean and 95 % interval'
+    print(f'{title:62}{how.mask:>17}{"random":>17}')
+    for what, v in mine.items():
+        numbers = (f'{t.mean():8.4f} ± {1.96 * t.std() / len(t) ** 0.5:.4f}' for t in (v, chance[what]))
+        print(f'  {what:60}' + ''.join(numbers))
+    x, valid, views = first
+    if is_image:
+        image_sheet({'reference': x, **{k: x.masked_fill(v[..., None], torch.nan) for k, v in views.items()},
+                     f'answer to {one}': reconstruct(model, x, views[one])}, dataset.norm, out)
+    elif dataset.is_bytes:
+        text_sheet([(name, x[b, valid[b]].tolist(), v[b, valid[b]].tolist()) for b in range(min(3, len(x)))
+                    for name, v in {'reference': ~valid, **views}.items()], out)
+    else:
+        heat_map(torch.cat([kept[one], kept[two]]), dataset.columns, out)
 
 
-def show_overlap(model, dataset, rows, ratio, per_query, out, run):
+def measure(hidden, others, ids, is_image, pairs):
     """
-    Figure 4: overlap against the number of inputs n', at fixed weights, on the 64 longest rows. k is the same for all
-    n' (per_query, or what l queries need to meet the ratio), and m = round(r n' / k), as the authors' code has it.
+    What masks (N, n) share with others of the same rows, and what they join, for each mask: {what: (N,)}.
+    ids (N, n), of text. pairs {what: [(i, j), ..]}, of tables: the mean over the pairs.
+    """
+    h, count = hidden.double(), hidden.sum(1)
+    values = {f'also hidden {k}': (hidden & v).sum(1) / count for k, v in others.items() if v is not None}
+    if is_image:
+        s = h.unflatten(1, (math.isqrt(h.shape[1]), -1))  # (N, side, side)
+        neighbours = (s[:, 1:], s[:, :-1]), (s[:, :, 1:], s[:, :, :-1])
+        both, either = (sum(f(a, b).sum((1, 2)) for a, b in neighbours) for f in (torch.mul, torch.add))
+        values['hidden neighbours of a hidden pixel, share'] = 2 * both / either
+    elif ids is not None:
+        starts, spaces = hidden & ~F.pad(hidden[:, :-1], (1, 0)), torch.isin(ids, torch.tensor(SPACES))
+        values['run of hidden bytes, mean length'] = count / starts.sum(1)
+        values['spaces among the hidden bytes, share'] = (hidden & spaces).sum(1) / count
+    for what, several in pairs.items():
+        (i, j), z = torch.tensor(several).T, (h - h.mean(0)) / h.std(0, correction=0).clamp(min=1e-9)
+        values[f'{what}: both hidden'] = (h[:, i] * h[:, j]).mean(1)
+        values[f'{what}: correlation'] = (z[:, i] * z[:, j]).mean(1)
+    return values
+
+
+def reconstruct(model, x, hidden):
+    """x (B, n, d_raw) without padding, the hidden inputs replaced by what the model makes of the others."""
+    m = int(hidden[0].sum())  # the same in every sample
+    (hidden_at, _), (visible_at, _) = where_true(hidden, m), where_true(~hidden, x.shape[1] - m)
+    answer = model.decode(*model.encode(take(model.embed(x), visible_at)), hidden_at).to(x.dtype)
+    return x.scatter(1, hidden_at[..., None].expand_as(answer), answer)
+
+
+@torch.no_grad()
+def show_overlap(model, dataset, rows, how, out, run):
+    """
+    Figure 4: overlap of the queries' choices against the number of inputs n', on the 64 longest rows. The
+    paper has no formula. Here: of n' random inputs m = round(r n' / k) queries each choose their own top k, as
+    in the authors' code, and the overlap is the share of these m k choices that another query has made. k is
+    inputs_per_query, or what l queries need to meet r.
     """
     rows = rows[np.argsort(-dataset.lengths(rows), kind='stable')[:64]]
-    n = int(dataset.lengths(rows).min())
-    k = max(per_query, -(-round(ratio * n) // (model.config.n_latent or n)))
+    n, r = int(dataset.lengths(rows).min()), how.mask_ratio
+    k = max(inputs_per_query, -(-round(r * n) // (model.config.n_latent or n)))
     generator, curves = torch.Generator(run.device).manual_seed(0), {'overlap': [], 'were choices random': []}
-    print(f'{"inputs":>8}{"queries":>9}{"top k":>7}{"overlap":>9}{"by chance":>11}{"hidden":>8}   wanted {ratio}')
+    print(f'{"inputs":>8}{"queries":>9}{"top k":>7}{"overlap":>9}{"by chance":>11}{"hidden":>8}   wanted {r}')
     for n_inputs in sorted({n * part // 8 for part in range(1, 9)} - set(range(2 * k))):
-        m = max(round(ratio * n_inputs / k), 1)
+        m, values = max(round(r * n_inputs / k), 1), []
         size = max(2 ** 25 // (model.config.n_head * m * n), 1)  # rows at a time, for the maps are large
-        xs = (dataset.inputs(dataset.batch(rows[i:i + size])[0].to(run.device))[:, :n]
-              for i in range(0, len(rows), size))
-        value = torch.cat([overlap(model, x, n_inputs, m, k, generator) for x in xs]).mean().item()
-        chance = 1 - n_inputs * (1 - (1 - k / n_inputs) ** m) / (m * k)
+        for _, _, x, _ in scoring(dataset, rows, size, run):
+            every = torch.ones(len(x), n, dtype=torch.bool, device=x.device)
+            part = torch.zeros_like(every).scatter_(1, sample_queries(every, n_inputs, generator), True)
+            R = sample_queries(model.can_query(part), m, generator)  # (B, m)
+            A = model.attention(model.embed(x[:, :n]), part, R).sum(1)  # (B, m, n), summed over heads
+            chosen = torch.zeros_like(part).scatter_(1, A.topk(k).indices.flatten(1), True)  # (B, n)
+            values.append(1 - chosen.sum(1) / (m * k))
+        value, chance = torch.cat(values).mean().item(), 1 - n_inputs * (1 - (1 - k / n_inputs) ** m) / (m * k)
         curves['overlap'].append((n_inputs, value))
         curves['were choices random'].append((n_inputs, chance))
         print(f'{n_inputs:8}{m:9}{k:7}{value:9.3f}{chance:11.3f}{(1 - value) * m * k / n_inputs:8.3f}')
@@ -279,186 +274,109 @@ def show_overlap(model, dataset, rows, ratio, per_query, out, run):
     plot({'overlap of the queries\' tops': curves}, 'inputs', out / 'overlap.png')
 
 
-def higgs_pairs(columns):
-    """Pairs of HIGGS columns that belong together: {what: [(i, j), ..]}; {} for other data."""
-    if columns not in (HIGGS_COLUMNS, [f'c{i}' for i in range(28)]):
-        return {}
-    at = {name: i for i, name in enumerate(HIGGS_COLUMNS)}
-    groups = {'lepton pt, eta, phi': [['lepton_pt', 'lepton_eta', 'lepton_phi']], 'met, its phi': [['met', 'met_phi']],
-              'a jet\'s pt, eta, phi, btag': [[f'jet{k}_{v}' for v in 'pt eta phi btag'.split()] for k in (1, 2, 3, 4)]}
-    pairs = {what: [(at[a], at[b]) for g in several for i, a in enumerate(g) for b in g[:i]]
-             for what, several in groups.items()}
-    masses = dict(m_jjj='m_jj', m_jlv='m_lv', m_wbb='m_bb m_jj', m_wwbb='m_wbb m_lv',
-                  m_lv='lepton_pt lepton_eta lepton_phi met met_phi')
-    pairs['a mass and a part of it'] = [(at[a], at[b]) for a, parts in masses.items() for b in parts.split()]
-    return pairs
+def show_curves(folders, out):
+    """The log.jsonl of several runs of pretrain.py, or of finetune.py."""
+    shown = 'loss', 'val_loss', 'val_loss_random', 'val_score', 'mask_entropy', 'hidden_least', 'hidden_most'
+    panels = {}  # {what: {label: [(step, value), ..]}}
+    for folder in folders:
+        try:  # the last line may be half written
+            text = (Path(folder) / 'log.jsonl').read_text()
+            entries = [json.loads(line) for line in text.splitlines() if line.endswith('}')]
+        except (OSError, ValueError) as error:
+            fail(f'runs={folder}: no log of pretrain.py or finetune.py there: {error}')
+        for e in entries:
+            label = folder + (': {init_from} lr {lr:g} seed {seed}' if 'init_from' in e else '').format(**e)
+            for k in (k for k in shown if math.isfinite(e.get(k, math.nan))):
+                panels.setdefault(k, {}).setdefault(label, []).append((e['step'], e[k]))
+    if not panels:
+        fail(f'{", ".join(folders)}: nothing is logged there yet')
+    plot(panels, 'step', out / 'curves.png')
 
 
-def reconstruct(model, x, x_hat, hidden):
-    """x (B, n, d_raw) without padding, the hidden inputs replaced by what the model makes of the others."""
-    m = int(hidden[0].sum())  # the same in every row
-    hidden_at, _ = positions(hidden, m)
-    visible_at, _ = positions(~hidden, x.shape[1] - m)
-    H, rows = model.encode(take(x_hat, visible_at))
-    answer = model.decode(H, rows, hidden_at).to(x.dtype)
-    return x.scatter(1, hidden_at[..., None].expand_as(answer), answer)
+@contextmanager
+def picture(path, rows, columns, width, height):
+    """A matplotlib figure, its size in inches, and its axes (rows, columns), written to path at the end."""
+    try:
+        from matplotlib.figure import Figure  # without pyplot: no window, no display
+    except ImportError:
+        print('no picture, as matplotlib is not installed: pip install matplotlib')
+        sys.exit(0)  # all else has been said
+    figure = Figure((width, height), dpi=110, layout='constrained')
+    yield figure, figure.subplots(rows, columns, squeeze=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    print(f'wrote {path}')
 
 
-def measure(hidden, other, exact, x, is_image):
-    """What masks (B, n) join, a number for each: {what: (B,)}. `other`, `exact`: other masks of the same rows."""
-    values = {'also hidden in another view': (hidden & other).sum(1) / hidden.sum(1),
-              'also hidden by guided_exact, the same queries': (hidden & exact).sum(1) / hidden.sum(1)}
-    if is_image:
-        def around(t):  # of the four neighbours of each pixel, how many are in t (B, side, side)
-            t = F.pad(t, (1, 1, 1, 1))
-            return t[:, 2:, 1:-1] + t[:, :-2, 1:-1] + t[:, 1:-1, 2:] + t[:, 1:-1, :-2]
-        square = hidden.unflatten(1, (round(hidden.shape[1] ** 0.5), -1)).double()
-        hits, places = ((square * around(t)).sum((1, 2)) for t in (square, torch.ones_like(square)))
-        values['hidden neighbours of a hidden pixel, share'] = hits / places
-    elif x.ndim == 2:
-        starts = hidden & ~F.pad(hidden[:, :-1], (1, 0))
-        space = torch.isin(x, torch.tensor(SPACES, device=x.device))
-        values['run of hidden bytes, mean length'] = hidden.sum(1) / starts.sum(1)
-        values['spaces among the hidden bytes, share'] = (hidden & space).sum(1) / hidden.sum(1)
-    return {what: v.double().cpu() for what, v in values.items()}
+def plot(panels, x_name, path):
+    """panels {what: {label: [(x, y), ..]}}: prints every curve as a sparkline, and draws a panel each."""
+    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
+    for what, curves in panels.items():
+        print(what)
+        for label, points in curves.items():
+            ys = np.array([y for _, y in points])
+            some = ys[np.linspace(0, len(ys) - 1, min(40, len(ys))).round().astype(int)]
+            line = ''.join('▁▂▃▄▅▆▇█'[round(v)] for v in (some - some.min()) / (np.ptp(some) or 1) * 7)
+            print(f'  {line:40}  {ys[0]:.4g} -> {ys[-1]:.4g}  {label}')
+    across, lines = next(k for k in (3, 2, 1) if len(panels) % k == 0), {}
+    down = len(panels) // across
+    with picture(path, down, across, max(4 * across, 6), 3 * down + 0.25 * len(labels)) as (figure, axes):
+        for ax, (what, curves) in zip(axes.flat, panels.items()):
+            ax.set(title=what, xlabel=x_name)
+            for label, points in curves.items():
+                lines[label], = ax.plot(*zip(*points), '.-', color=f'C{labels.index(label) % 10}')
+        figure.legend(lines.values(), lines.keys(), loc='outside lower left')
 
 
-def joined(hidden, pairs):
-    """
-    How often masks (N, n) hide both of a pair, a mean over the pairs of each kind, a number for each mask:
-    {what: (N,)}. And how much more often than inputs hidden as often, but independently: as a correlation.
-    """
-    h, values = hidden.double(), {}
-    z = (h - h.mean(0)) / h.std(0, correction=0).clamp(min=1e-9)
-    for what, several in pairs.items():
-        i, j = torch.tensor(several).T
-        values[f'{what}: both hidden'] = (h[:, i] * h[:, j]).mean(1)
-        values[f'{what}: correlation'] = (z[:, i] * z[:, j]).mean(1)
-    return values
+def heat_map(hidden, names, out):
+    """Which inputs masks (N, n) hide together: correlations, in hundredths and from blue to red."""
+    hidden, width = hidden.double(), max(map(len, names))
+    C = torch.corrcoef(hidden.T).nan_to_num()  # an input always hidden, or never, correlates with none
+    print(f'correlation of being hidden, in hundredths; among random masks {-100 / (len(names) - 1):.0f}')
+    for name, row in zip(names, C.fill_diagonal_(torch.nan)):
+        print(f'{name:>{width}} ' + ''.join(f'{100 * v:4.0f}' for v in row).replace(' nan', '   .'))
+    print('how often each is hidden: ' + ', '.join(f'{k} {v:.2f}' for k, v in zip(names, hidden.mean(0))))
+    side, top = min(0.25 * len(C) + 2, 20), C.nan_to_num().abs().max() or 1
+    with picture(out / 'masks.png', 1, 1, side + 1.5, side) as (figure, ((ax,),)):
+        figure.colorbar(ax.imshow(C.numpy(), 'RdBu_r', vmin=-top, vmax=top), label='correlation', shrink=0.8)
+        ax.set(title='hidden together (red) or apart (blue)', facecolor='lightgrey')  # grey: the diagonal
+        ax.set_xticks(range(len(names)), names, rotation=90, parse_math=False)  # $ is a $
+        ax.set_yticks(range(len(names)), names, parse_math=False)
 
 
-@torch.no_grad()
-def show_masks(model, dataset, rows, mask, ratio, n_query, batch_size, out, run):
-    """Figure 2 and Table 7: two views by the same weights beside baselines, and numbers on 1,000 masks of each kind."""
-    is_image = dataset.d_raw == 3 and math.isqrt(dataset.n) ** 2 == dataset.n
-    baseline = ['patch'] if is_image else ['word'] if dataset.is_bytes else []
-    kinds = {**{name: name for name in (*baseline, 'random')}, f'{mask} 1': mask, f'{mask} 2': mask}
-    rows = np.random.default_rng(0).permutation(rows)[:1000]
-    generator, pairs, measured, hidden = torch.Generator(run.device), higgs_pairs(dataset.columns), {}, {}
-    for i, at, x, valid in scoring(dataset, rows, batch_size, run):
-        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
-        x_hat = model.embed(x)
-        views = {name: model.choose_mask(x, x_hat, valid, kind, ratio, n_query, generator.manual_seed(10 * i + j))
-                 for j, (name, kind) in enumerate(kinds.items())}
-        same_queries = generator.manual_seed(10 * i + list(kinds).index(f'{mask} 1'))
-        exact = model.choose_mask(x, x_hat, valid, 'guided_exact', ratio, n_query, same_queries)
-        for name in (f'{mask} 1', 'random'):
-            for what, v in measure(views[name], views[f'{mask} 2'], exact, x, is_image).items():
-                measured.setdefault(what, {}).setdefault(name, []).append(v)
-        for name in () if is_image or dataset.is_bytes else views:
-            hidden.setdefault(name, []).append(views[name].cpu())
-        if i == 0:
-            first = x, valid, x_hat, views
-    x, valid, x_hat, views = first
-    if is_image:
-        image_sheet({'reference': x, **{name: x.masked_fill(v[..., None], torch.nan) for name, v in views.items()},
-                     'answer to 1': reconstruct(model, x, x_hat, views[f'{mask} 1'])}, dataset.norm, out / 'masks.png')
-    elif dataset.is_bytes:
-        views = {'reference': torch.zeros_like(valid), **views}
-        text_sheet([{name: (x[b, valid[b]].tolist(), v[b, valid[b]].tolist()) for name, v in views.items()}
-                    for b in range(min(3, len(x)))], out / 'masks.png')
-    else:
-        names = HIGGS_COLUMNS if pairs else dataset.columns
-        for name in (f'{mask} 1', 'random'):
-            for what, v in joined(torch.cat(hidden[name]), pairs).items():
-                measured.setdefault(what, {})[name] = [v]
-        hidden = torch.cat(hidden[f'{mask} 1'] + hidden[f'{mask} 2']).numpy()  # (masks, n)
-        print(f'correlation of being hidden, in hundredths; among random masks it is {-100 / (dataset.n - 1):.0f}')
-        with np.errstate(invalid='ignore'):  # an input always hidden, or never, correlates with none
-            heat_map(np.nan_to_num(np.corrcoef(hidden.T)), names, out / 'masks.png')
-        print('how often each is hidden: ' + ', '.join(f'{name} {v:.2f}' for name, v in zip(names, hidden.mean(0))))
-    print(f'{len(rows):,} masks, ratio {ratio}; mean and 95 % interval'.ljust(62) + f'{mask:>17}{"random":>17}')
-    for what, by_kind in measured.items():
-        v = [torch.cat(by_kind[name]) for name in (f'{mask} 1', 'random')]
-        print(f'  {what:60}' + ''.join(f'{a.mean():8.4f} ± {1.96 * a.std() / len(a) ** 0.5:.4f}' for a in v))
+def image_sheet(columns, norm, out):
+    """columns: {name: x (B, n, 3)}, n a square, scaled by norm; NaN = hidden, drawn grey. Four rows."""
+    x = torch.stack([x[:4].cpu().float() for x in columns.values()])  # (columns, 4, n, 3)
+    x = x * norm['std'] + norm['mean'] if norm['kind'] == 'standard' else x
+    low, high, side = x[0].min(), x[0].max(), math.isqrt(x.shape[2])  # the first column hides nothing
+    x = ((x - low) / (high - low)).clamp(0, 1).nan_to_num(0.6).unflatten(2, (side, side))
+    pages = F.pad(x, (0, 0, 0, 0, 0, -(-side // 16)), value=1).flatten(1, 2)  # one image below the other
+    with picture(out / 'masks.png', 1, len(pages), 2.1 * len(pages), 2.25 * x.shape[1] + 0.4) as (_, axes):
+        for name, ax, pixels in zip(columns, axes[0], pages):
+            ax.imshow(pixels.numpy(), interpolation='nearest')
+            ax.set_title(name, fontsize=14)
+            ax.set_axis_off()
 
 
-def main():
-    config = configure(globals())
-    for k in ('batch_size', 'n_train', 'n_query', 'inputs_per_query'):
-        if config[k] is not None and config[k] < 1:
-            fail(f'{k}={config[k]} must be at least 1')
-    if bool(config['embed']) + config['probe'] + bool(config['show']) > 1:
-        fail('one of embed, probe and show at a time')
-    if config['show_out'] and Path(config['show_out']).is_file():
-        fail(f'show_out={config["show_out"]!r} is a file: a folder is wanted')
-    if config['show'] not in ('', 'masks', 'overlap', 'curves'):
-        fail(f'show={config["show"]!r}: masks, overlap or curves')
-    if config['show'] == 'curves':
-        show_curves(config['runs'], Path(config['show_out'] or config['runs'][0]) / 'curves.png')
-        return
-    if not config['ckpt']:
-        fail('say which checkpoint: --ckpt=out/...')
-    if config['split'] not in ('train', 'valid', 'test', 'all'):
-        fail(f'split={config["split"]!r}: train, valid, test or all')
-    checkpoint = load(config['ckpt'], keys=('model', 'model_args', 'config', 'norm'))
-    own, head = checkpoint['config'], checkpoint.get('head')
-    if head and (config['show'] or config['mask'] or config['mask_ratio']):
-        fail(f'{config["ckpt"]} is a fine-tuned model, which hides nothing: show and mask want a pre-trained one')
-    run = set_up(config)
-    if run.world > 1:
-        fail('eval.py runs as one process: start it with python, not torchrun')
-    dataset = data_of(config, checkpoint, run)
-    model = build(checkpoint['model_args'])
-    load_weights(model, checkpoint['model'])
-    model.to(run.device).eval()
-
-    if config['embed']:
-        for why, n in dataset.meta['left_out'].items():  # else the vectors would not be those of the file's rows
-            fail(f'{config["embed"]} has {n} {why}: take them out first')
-        path = Path(config['embed_out'] or Path(config['embed']).name.split('.')[0] + '.embeddings.npy')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = np.arange(len(dataset.y))
-        batches = scoring(dataset, rows, config['batch_size'], run)
-        vectors = outputs(model.features, model, (len(rows), model.config.v_dim), batches, run.device, run.autocast)
-        np.save(path, vectors.cpu().numpy())
-        say(run, f'{path}: {len(rows):,} vectors of {model.config.v_dim} float32, in the order of the rows')
-        return
-
-    rows = np.arange(len(dataset.y)) if config['split'] == 'all' else dataset.rows(config['split'])
-    if head or config['probe']:
-        rows = rows[~np.isnan(dataset.y[rows])]
-    if not len(rows):
-        fail(f'there are no{" labelled" if head or config["probe"] else ""} {config["split"]} rows to score')
-    if config['probe']:
-        knobs = {'dataset': config['dataset'] or own['dataset'],
-                 **{k: config[k] or own.get(k) or (head or {}).get(k) for k in ('target', 'metric')}}
-        needed = {'train', config['split'].replace('all', 'train')}
-        head, labelled = settle_target(dataset, knobs, needed)
-        learn = np.random.default_rng(0).permutation(labelled['train'])[:config['n_train']]
-        for name, value in probe_rows(model, dataset, head, learn, rows, config, run).items():
-            say(run, f'{name}, {head["metric"]} on {len(rows):,} {config["split"]} rows, '
-                     f'{len(learn):,} labels: {value:.4f}')
-    elif head:
-        value = score_rows(model, dataset, rows, head, config, run)
-        say(run, f'{head["metric"]} on {len(rows):,} {config["split"]} rows: {value:.4f}')
-    else:
-        mask, ratio, n_query = (own[k] if config[k] is None else config[k] for k in ('mask', 'mask_ratio', 'n_query'))
-        if config['show'] and config['mask'] is None and not mask.startswith('guided'):
-            mask = 'guided'  # what this model would choose
-        check_masks([mask], [ratio], dataset.lengths(rows), dataset.d_raw)
-        path = Path(config['ckpt'])
-        path = Path(config['show_out'] or (path if path.is_dir() else path.parent))
-        if config['show'] == 'masks':
-            show_masks(model, dataset, rows, mask, ratio, n_query, config['batch_size'], path, run)
-        elif config['show'] == 'overlap':
-            show_overlap(model, dataset, rows, ratio, config['inputs_per_query'], path, run)
-        else:
-            batches = scoring(dataset, rows, config['batch_size'], run)
-            total, hidden = masked_loss(model, batches, mask, ratio, n_query, run.device, run.autocast).tolist()
-            say(run, f'masked loss on {len(rows):,} {config["split"]} rows, {mask} masks, ratio {ratio}: '
-                     f'{total / hidden:.4f}')
+def text_sheet(texts, out, width=100):
+    """texts: a list of (name, ids (n,), hidden (n,)). Hidden: red in a terminal, blocks elsewhere."""
+    lines, left = [], 15  # (characters, which are hidden)
+    for name, ids, hidden in texts:
+        text = ''.join(chr(i - FIRST_BYTE) if 32 <= i - FIRST_BYTE < 127 else '·' for i in ids)
+        for at in range(0, len(text), width):
+            line = f'{name * (at == 0):>{left - 1}} {text[at:at + width]}'
+            hides = [False] * left + hidden[at:at + width]
+            marks = [f'\033[41;97m{c}\033[0m' if sys.stdout.isatty() else '░█'[c != ' '] for c in line]
+            print(''.join(mark if h else c for c, h, mark in zip(line, hides, marks)))
+            lines.append((line, hides + [False] * (left + width - len(hides))))
+    red = np.where(np.array([h for _, h in lines])[..., None], (0.8, 0.2, 0.2), 1.0)  # (lines, characters, 3)
+    with picture(out / 'masks.png', 1, 1, 0.09 * (left + width), 0.18 * len(lines)) as (_, ((ax,),)):
+        ax.imshow(red, extent=(0, left + width, len(lines), 0), aspect='auto', interpolation='nearest')
+        ax.set_axis_off()
+        for i, line in enumerate(lines):
+            for j, (c, h) in enumerate(zip(*line)):
+                ax.text(j + 0.5, i + 0.75, c, ha='center', size=9, family='monospace', color='kw'[h])
 
 
 if __name__ == '__main__':
-    main()
+    start(main)

@@ -86,14 +86,15 @@ def open_data(config, run, checkpoint=None):
 def check_numbers(config, positive=()):
     """Fails on numbers that no run can be made with, and on an out_dir that is a file."""
     for k in ('batch_size', 'accumulation', 'epochs', 'max_steps', *positive):
-        if config[k] is not None and config[k] < 1:
+        if config.get(k) is not None and config[k] < 1:
             fail(f'{k}={config[k]} must be at least 1')
     for k in ('min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'lr', 'seed', 'seeds'):
         value = config.get(k, 0)
         if min(value if isinstance(value, tuple) else (value,), default=0) < 0:
             fail(f'{k}={value} must not be negative')
-    if config['out_dir'] and Path(config['out_dir']).is_file():
-        fail(f'out_dir={config["out_dir"]!r} is a file: a folder is wanted')
+    for k in ('out_dir', 'show_out'):
+        if config.get(k) and Path(config[k]).is_file():
+            fail(f'{k}={config[k]!r} is a file: a folder is wanted')
 
 
 def check_batch(n_rows, config, run):

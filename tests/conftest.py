@@ -9,17 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # threads that spin make a busy machine crawl
+REAL = os.environ.pop('SMA_MIRROR', None)  # a folder of real files; what tests do does not depend on it
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-import data  # noqa: E402
-from configurator import find_knobs  # noqa: E402
-
-DATA_KNOBS = {name: default for name, (default, _) in find_knobs(vars(data))[0].items()}  # of data.py
-SHARED = ROOT.parent / 'shared' / 'data'
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 2)))
 
 
 @pytest.fixture
@@ -52,28 +48,33 @@ def two_processes(tmp_path):
     """two_processes(script, *options) runs a script in the same folder under torchrun, on two gloo processes."""
     def call(script, *options):
         torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-        done = subprocess.run([*torchrun, str(ROOT / script), *options], cwd=tmp_path, text=True, capture_output=True,
-                              timeout=120, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        done = subprocess.run([*torchrun, str(ROOT / script), *options], cwd=tmp_path, text=True,
+                              capture_output=True, timeout=120, env={**os.environ, 'OMP_NUM_THREADS': '1'})
         assert done.returncode == 0, done.stderr
         return done
     return call
 
 
 @pytest.fixture
-def shared():
-    """The real data beside the project; the test is skipped where there is none."""
-    if not SHARED.is_dir():
-        pytest.skip('no ../shared/data here')
-    return SHARED
+def real():
+    """
+    real('BBBP.csv') is the path of a real file, found where users' files are: in the folder that SMA_MIRROR named
+    when pytest started, at any depth. The test is skipped, by the file's name, where there is none.
+    """
+    def find(name):
+        found = next(Path(REAL).resolve().rglob(name), None) if REAL else None
+        if found is None:
+            pytest.skip(f'no {name} in SMA_MIRROR')
+        return found
+    return find
 
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
     """A folder that stands for the internet; samples there need not have the real files' size and hash."""
+    from samples import unchecked
     folder = tmp_path / 'mirror'
     folder.mkdir()
     monkeypatch.setenv('SMA_MIRROR', str(folder))
-    for name, entry in data.DATASETS.items():
-        unchecked = {file: (address, None, None) for file, (address, _, _) in entry.get('files', {}).items()}
-        monkeypatch.setitem(data.DATASETS, name, {**entry, 'files': unchecked} if unchecked else entry)
+    unchecked(monkeypatch)
     return folder

@@ -1,8 +1,8 @@
-"""bench.py against torch's own count of operations; and what must hold of memory, whatever the speed."""
+"""bench.py against a count by hand and torch's own; and what must hold of memory, whatever the speed."""
 
 import json
+import sys
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -10,37 +10,41 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import SHOWN, step_flops
+from bench import step_flops
+from masking import Masking
 from model import SMA, SMAConfig
 
-ENCODERS = [pytest.param(0, id='transformer'), pytest.param(5, id='perceiver')]
 
-
-def make(n_latent, d_raw, n_out=0, **more):
+def make(n_latent, d_raw, **more):
     torch.manual_seed(0)
-    fields = dict(embed_dim=24, qk_dim=16, v_dim=40 if n_latent else 24, n_head=4, seq_len=20, n_layer=3, mlp_ratio=2)
-    return SMA(SMAConfig(**{**fields, **more}, n_latent=n_latent, d_raw=d_raw, n_out=n_out))
+    shape = dict(embed_dim=24, qk_dim=16, v_dim=40 if n_latent else 24, n_head=4, seq_len=20, n_layer=3,
+                 mlp_ratio=2)
+    return SMA(SMAConfig(**{**shape, **more}, n_latent=n_latent, d_raw=d_raw))
 
 
-@pytest.mark.parametrize('n_out', [0, 3])
+def test_flops_are_those_counted_by_hand():
+    """A Perceiver of bytes, on rows of three lengths: no padding, and what the batch shares once."""
+    c = make(5, 0).config
+    l, d, qk, embed = c.n_latent, c.v_dim, c.qk_dim, c.embed_dim
+
+    def layer(l, u, width):  # keys and values, two products of attention, what follows it, an MLP
+        return u * width * (qk + d) + l * u * (qk + d) + l * d * d + 2 * l * d * 2 * d
+    adds = l * d * qk + c.seq_len * embed * qk  # queries from the latents and from P
+    for n, m in ((4, 1), (9, 3), (17, 5)):
+        first, block, decoder = layer(l, n - m, embed), l * d * qk + layer(l, l, d), layer(m, l, d)
+        adds += first + 2 * block + decoder + m * d * 262
+    assert step_flops(c, 0.3, [4, 9, 17]) == 6 * adds  # multiply and add, forward and twice as much backward
+
+
 @pytest.mark.parametrize('d_raw', [0, 2])
-@pytest.mark.parametrize('n_latent', ENCODERS)
-def test_flops_are_torchs(n_latent, d_raw, n_out):
-    """No padding: equal to the last operation. Plain attention, for the fused one counts what it computes again."""
-    model = make(n_latent, d_raw, n_out)
+@pytest.mark.parametrize('n_latent', [0, 5])
+def test_flops_are_torchs_of_a_whole_batch(n_latent, d_raw):
+    """All layers and samples at once, with values: step_flops puts them together from fewer."""
+    model = make(n_latent, d_raw)
     x = torch.randn(7, 18, d_raw) if d_raw else torch.randint(6, 262, (7, 18))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        (model(x) if n_out else model(x, None, 'random', 0.3)[0]).sum().backward()
-    m = 0 if n_out else round(0.3 * 18)
-    assert step_flops(model.config, np.full(7, 18), np.full(7, m)) == counter.get_total_flops()
-
-
-def test_padding_is_not_counted():
-    c = make(5, 0).config
-    n, m = np.array([4, 9, 17]), np.array([1, 3, 5])
-    alone = [step_flops(c, n[i:i + 1], m[i:i + 1]) for i in range(3)]
-    shared = 6 * (c.n_latent * c.v_dim + c.seq_len * c.embed_dim) * c.qk_dim  # projected once a batch
-    assert step_flops(c, n, m) == sum(alone) - 2 * shared
+        model(x, None, Masking('random', 0.3))[0].sum().backward()
+    assert step_flops(model.config, 0.3, [18] * 7) == counter.get_total_flops()
 
 
 class Largest(TorchDispatchMode):
@@ -58,11 +62,11 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize('mask', ['guided', 'random'])
 def test_no_map_of_latents_by_inputs_is_stored(mask):
-    """The Perceiver of Table 11, an eighth as large: nothing as large as the h x l x n attention map, or half of it."""
+    """The Perceiver of Table 11, an eighth as large: nothing as large as half the h x l x n attention map."""
     h, l, n = 8, 64, 4608
     model = make(l, 3, embed_dim=24, qk_dim=96, v_dim=96, n_head=h, seq_len=n)
     with Largest() as largest:
-        model(torch.randn(1, n, 3), None, mask, 0.75)[0].sum().backward()
+        model(torch.randn(1, n, 3), None, Masking(mask, 0.75))[0].sum().backward()
     assert n * 96 <= largest.elements < h * l * n / 2
 
 
@@ -75,38 +79,79 @@ def test_memory_grows_linearly_with_the_inputs():
             storages[t.untyped_storage().data_ptr()] = t.untyped_storage()
             return t
         with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            model(torch.randn(2, n, 1), None, 'guided', 0.5)
+            model(torch.randn(2, n, 1), None, Masking('guided', 0.5))
         return sum(s.nbytes() for s in storages.values())
     a, b, c, d = (kept(n) for n in (1024, 2048, 4096, 8192))
     assert c - b == pytest.approx(2 * (b - a), rel=0.01) and d - c == pytest.approx(4 * (b - a), rel=0.01)
 
 
 TINY = ['--rounds=1', '--batch_size=4', '--device=cpu', '--dtype=float32', '--out=bench.jsonl']
+SMALL = "n_layer = 2\nseq_len = 40\nmask_ratio = 0.5 if mask == 'random' else 0.3\n"
+COLUMNS = ['config', 'batch', 'guided/s', 'random/s', 'fine-tuning/s', 'tokens/s', 'padding', 'TFLOP/step',
+           'limit', 'of the limit', 'mask', 'exact', 'loading', 'memory GB']
+
+
+def table(out, n_rows):
+    """The last lines of what was printed, cell by cell."""
+    return [line.strip('| ').split(' | ') for line in out.splitlines()[-n_rows - 2:]]
 
 
 def test_bench_runs(run, tmp_path):
-    """A row for a config whose data are far away, and one for the user's own file, with every column filled."""
-    (tmp_path / 'small.py').write_text("dataset = 'guacamol'\nseq_len = 40\nn_layer = 2\nmask_ratio = 0.3\n")
+    """A row for a config whose data are far away, and one for the user's own file: every column is filled."""
+    (tmp_path / 'far.py').write_text("dataset = 'guacamol'\n" + SMALL)
+    (tmp_path / 'own.py').write_text("dataset = 'x.smi'\n" + SMALL)
     (tmp_path / 'x.smi').write_text('CCO\nc1ccccc1O\nCCN(CC)CC\n' * 20)
-    for options in (['small.py'], ['small.py', '--dataset=x.smi', '--exact_queries=0']):
-        table = run('bench.py', *options, *TINY).stdout.splitlines()[-3:]
-        assert all(line.count('|') == len(SHOWN) + 1 for line in table) and table[0] == f'| {" | ".join(SHOWN)} |'
+    head, _, *shown = table(run('bench.py', 'far.py', 'own.py', *TINY).stdout, 2)
+    assert head == COLUMNS and [line[0] for line in shown] == ['far', 'own']
     rows = [json.loads(line) for line in (tmp_path / 'bench.jsonl').read_text().splitlines()]
-    assert len(rows) == 2 and all(set(SHOWN) - {'exact'} <= set(row) for row in rows)
+    assert [row['config'] for row in rows] == ['far', 'own'] and all(set(COLUMNS) <= set(row) for row in rows)
     for row in rows:
-        assert row['batch'] == 4 and 0 < row['of the limit'] < 1 and 0 <= row['padding'] < 1 and row['loading'] > 1
+        assert row['batch'] == 4 and row['loading'] > 1
+        assert 0 < row['of the limit'] < 1 and 0 <= row['padding'] < 1
         assert row['TFLOP/step'] / row['of the limit'] / row['limit'] == pytest.approx(4 / row['guided/s'])
 
 
+THEIRS = '''
+import torch
+from types import SimpleNamespace
+class SMAConfig:
+    def __init__(self, **given):
+        assert given['num_latents'] == 0 and given['max_position_embeddings'] == 28
+        assert given['cross_train_noising_args'][0][1] == dict(masking_ratio=0.5, num_per_query=14)
+class SMAForSSL(torch.nn.Linear):
+    def __init__(self, config):
+        super().__init__(1, 1)
+    def forward(self, inputs, attention_mask):
+        assert attention_mask.shape == (4, 28) and attention_mask.all()
+        return SimpleNamespace(loss=self.weight.sum() * inputs.mean())
+'''
+
+
+def test_their_step_has_a_column_when_their_code_is_given(run, tmp_path, monkeypatch):
+    (tmp_path / 'src/transformers/models/sma').mkdir(parents=True)
+    assert 'transformers/models/sma' in run('bench.py', *TINY, '--theirs=elsewhere', status=2).stderr
+    (tmp_path / 'src/transformers/models/sma/modeling_sma.py').write_text(THEIRS)
+    (tmp_path / 'src/transformers/__init__.py').touch()
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    head, _, row = table(run('bench.py', *TINY, '--theirs=src').stdout, 1)
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'transformers']:
+        del sys.modules[name]
+    assert head == [*COLUMNS, 'theirs'] and 0 < float(row[-1]) < 1  # that stub has next to nothing to do
+
+
 def test_lengths(run, tmp_path):
-    (tmp_path / 'small.py').write_text("dataset = 'imagenet100'\nseq_len = 64\nn_latent = 4\nn_layer = 1\n")
-    out = run('bench.py', 'small.py', *TINY, '--lengths=64,128,256').stdout
-    assert [line.split()[1] for line in out.splitlines() if line[:3] in ('| 6', '| 1', '| 2')] == ['64', '128', '256']
-    assert 'time:' in out and 'memory:' in out
+    (tmp_path / 'small.py').write_text("dataset = 'imagenet100'\nn_latent = 4\nn_layer = 1\n")
+    head, _, *rows = table(run('bench.py', 'small.py', *TINY, '--lengths=128,64').stdout, 2)
+    assert head == ['inputs', 'seconds', 'memory GB'] and [row[0] for row in rows] == ['64', '128']
+    logged = json.loads((tmp_path / 'bench.jsonl').read_text())['lengths']
+    assert [row['inputs'] for row in logged] == [64, 128] and all(row['seconds'] > 0 for row in logged)
 
 
-def test_no_rounds(run):
-    assert 'rounds=0 must be above 0' in run('bench.py', '--rounds=0', status=2).stderr
+@pytest.mark.parametrize('option, message', [('--rounds=0', 'rounds=0 must be at least 1'),
+                                             ('--lengths=64,x', 'lengths: wants'),
+                                             ('--out=.', "out='.' must name a file")])
+def test_bad_knobs(run, option, message):
+    assert message in run('bench.py', option, status=2).stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
@@ -116,10 +161,14 @@ def test_no_rounds(run):
                                                    (32, True, SDPBackend.EFFICIENT_ATTENTION)])
 @pytest.mark.parametrize('n_latent', [0, 64])
 def test_cuda_takes_a_fused_attention_kernel(n_latent, qk_dim, padded, kernel):
-    """With one fused kernel allowed and nothing else the step runs: flash where no row is padded and heads are as wide
-    in v as in q and k, the memory-efficient one elsewhere (padding, and Table 8, whose v is four times as wide)."""
+    """
+    With one fused kernel allowed and nothing else the step runs: flash where no row is padded and heads are
+    as wide in v as in q and k, the memory-efficient one elsewhere (padding, and Table 8, whose v is four times
+    as wide).
+    """
     model = make(n_latent, 0, seq_len=128, embed_dim=64, qk_dim=qk_dim, v_dim=64).cuda()
     x = torch.randint(6, 262, (8, 120), device='cuda')
-    valid = torch.arange(120, device='cuda') < torch.randint(90, 121, (8, 1), device='cuda') if padded else None
+    lengths = torch.randint(90, 121, (8, 1), device='cuda')
+    valid = torch.arange(120, device='cuda') < lengths if padded else None
     with sdpa_kernel(kernel), torch.autocast('cuda', torch.bfloat16):
-        model(x, valid, 'guided', 0.3)[0].sum().backward()
+        model(x, valid, Masking('guided', 0.3))[0].sum().backward()

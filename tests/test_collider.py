@@ -1,9 +1,9 @@
-"""data.py, the collider: physics on parton truth, the detector on what it measured."""
+"""collider.py: physics on parton truth, the detector on what it measured."""
 
 import numpy as np
 import pytest
 
-from data import (HIGGS_COLUMNS, M_B, M_H0, M_HPM, M_TOP, M_W, M_h0, boost, collider, detect, mass,
+from collider import (HIGGS_COLUMNS, M_B, M_H0, M_HPM, M_TOP, M_W, M_h0, boost, collider, detect, mass,
                       massless, partons, pt_eta_phi, two_body)
 
 COL = {name: k for k, name in enumerate(HIGGS_COLUMNS)}

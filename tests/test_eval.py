@@ -1,9 +1,9 @@
-"""eval.py's pictures and statistics against brute-force loops, its probes against scikit-learn."""
+"""eval.py: statistics against brute-force loops, probes against scikit-learn, pictures as files."""
 
+import dataclasses
 import json
 import re
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,221 +11,340 @@ import torch
 
 import eval as eval_py
 import masking
-from conftest import DATA_KNOBS
-from data import HIGGS_COLUMNS, fit_norm, open_dataset
+from collider import HIGGS_COLUMNS
+from data import PREPARE_KNOBS, fit_norm, open_dataset, settle_outcome
 from masking import SPACES
 from model import SMA, SMAConfig, save
-from pretrain import probe_rows, settle_target
 
-RUN = SimpleNamespace(device=torch.device('cpu'), rank=0, world=1, autocast=torch.no_grad)
-KNOBS = {**DATA_KNOBS, 'valid_share': 0.2, 'test_share': 0.2}
+KNOBS = {**PREPARE_KNOBS, 'val_share': 0.2, 'test_share': 0.2}
+TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--batch_size=16',
+        '--device=cpu']
 
 
-def tiny(tmp_path, name, d_raw, n, n_latent=0, columns=None):
-    """A data set file, and an untrained model for it in ckpt/last.pt. -> the model"""
+def tiny_model(d_raw, n, n_latent=0):
     torch.manual_seed(0)
     model = SMA(SMAConfig(d_raw=d_raw, embed_dim=16, qk_dim=16, v_dim=16, n_head=2, seq_len=n, n_layer=2,
                           n_latent=n_latent))
     for p in model.parameters():
-        p.data += 0.3 * torch.randn_like(p)
+        p.data += 0.4 * torch.randn_like(p)
+    return model.eval()
+
+
+def tiny(tmp_path, name, d_raw, n, n_latent=0, columns=None, **more):
+    """An untrained model of the data set file `name`, in ckpt/last.pt."""
+    model = tiny_model(d_raw, n, n_latent)
     config = {**KNOBS, 'dataset': name, 'max_len': None, 'mask': 'random', 'mask_ratio': 0.4, 'n_query': 1}
-    save(tmp_path / 'ckpt/last.pt', dict(model=model.state_dict(), model_args=dict(vars(model.config)), config=config,
-                                         norm={'kind': 'none'}))
-    return model
+    save(tmp_path / 'ckpt/last.pt', dict(model=model.state_dict(), model_args=dict(vars(model.config)),
+                                         config={**config, **more}, norm={'kind': 'none'}, columns=columns))
+
+
+def numbers(tmp_path, n, n_latent=0):
+    """300 labelled rows of n numbers, and a model."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, n)).astype(np.float32)
+    np.savez(tmp_path / 't.npz', X=x, y=(x[:, 0] + 0.5 * rng.normal(size=300) > 0).astype(int))
+    tiny(tmp_path, 't.npz', 1, n, n_latent, columns=[f'c{i}' for i in range(n)])
 
 
 @pytest.fixture
 def table(tmp_path):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(300, 6)).astype(np.float32)
-    np.savez(tmp_path / 't.npz', X=x, y=(x[:, 0] + 0.5 * rng.normal(size=300) > 0).astype(int))
-    return tiny(tmp_path, 't.npz', 1, 6)
+    numbers(tmp_path, 6)
 
 
-@pytest.mark.parametrize('n_latent', [0, 5])
-def test_overlap_counts_choices_made_before(n_latent, monkeypatch):
-    torch.manual_seed(0)
-    model = SMA(SMAConfig(d_raw=1, embed_dim=16, qk_dim=16, v_dim=16, n_head=2, seq_len=12, n_layer=1,
-                          n_latent=n_latent))
-    for p in model.parameters():
-        p.data += 0.5 * torch.randn_like(p)
-    x = torch.randn(1, 12, 1)
-    for n_inputs in (12, 9):
-        seen = {}
+@pytest.fixture
+def no_matplotlib(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith('matplotlib.')] + ['matplotlib']:
+        monkeypatch.setitem(sys.modules, name, None)
 
-        def queries(can_query, m, generator):
-            seen['part'] = can_query[0] if not n_latent else None
-            seen['R'] = masking.sample_queries(can_query, m, generator)
-            return seen['R']
-        monkeypatch.setattr(eval_py, 'sample_queries', queries)
-        attention = model.attention
-        monkeypatch.setattr(model, 'attention', lambda x_hat, valid, R: seen.update(valid=valid[0]) or
-                            attention(x_hat, valid, R))
-        value = eval_py.overlap(model, x, n_inputs, 3, 2, torch.Generator().manual_seed(1))
-        assert int(seen['valid'].sum()) == n_inputs
-        A = attention(model.embed(x), seen['valid'][None], seen['R'])[0].sum(0)  # (3, 12)
-        made, again = set(), 0
-        for row in A.tolist():
-            for j in sorted(range(12), key=lambda j: -row[j])[:2]:
-                again += j in made
-                made.add(j)
-        assert value.tolist() == pytest.approx([again / 6])
-        monkeypatch.undo()
 
+@pytest.fixture
+def picture_of():
+    """picture_of(path): the pixels (height, width, 3) of a PNG that has more than one colour."""
+    image = pytest.importorskip('matplotlib.image')
+
+    def read(path):
+        pixels = image.imread(path)[..., :3]
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1
+        return pixels
+    return read
+
+
+# -----------------------------------------------------------------------------
+# statistics
 
 def test_measure_is_what_loops_count():
     torch.manual_seed(0)
-    hidden, other, exact = torch.rand(3, 30, 36) < 0.4
+    hidden, other = torch.rand(2, 30, 36) < 0.4
     hidden[:, 0] = True
-    shared, with_exact = ([sum(a and b for a, b in zip(h, o)) / sum(h) for h, o in zip(hidden.tolist(), t.tolist())]
-                          for t in (other, exact))
-
-    image = eval_py.measure(hidden, other, exact, torch.zeros(30, 36, 3), True)
-    around = []
-    for h in hidden.reshape(30, 6, 6).tolist():
-        both = places = 0
-        for i in range(6):
-            for j in range(6):
-                for a, b in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)):
-                    if h[i][j] and 0 <= a < 6 and 0 <= b < 6:
-                        places, both = places + 1, both + h[a][b]
-        around.append(both / places)
-    np.testing.assert_allclose(image['hidden neighbours of a hidden pixel, share'], around)
-    np.testing.assert_allclose(image['also hidden in another view'], shared, rtol=1e-6)
-    np.testing.assert_allclose(image['also hidden by guided_exact, the same queries'], with_exact, rtol=1e-6)
-
-    x = torch.randint(6, 262, (30, 36))
-    x[:, ::5] = SPACES[0]
-    text = eval_py.measure(hidden, other, exact, x, False)
-    for b, h in enumerate(hidden.tolist()):
+    rows = hidden.tolist()
+    ids = torch.randint(6, 262, (30, 36))
+    ids[:, ::5] = SPACES[0]
+    image = eval_py.measure(hidden, {'there': other, 'not asked': None}, None, True, {})
+    text = eval_py.measure(hidden, {}, ids, False, {})
+    assert [*image] == ['also hidden there', 'hidden neighbours of a hidden pixel, share'] and len(text) == 2
+    for b, h in enumerate(rows):
+        shared = [o for o, was in zip(other[b].tolist(), h) if was]
+        assert image['also hidden there'][b] == pytest.approx(np.mean(shared))
+        side = [h[i:i + 6] for i in range(0, 36, 6)]
+        around = [side[a][c] for i in range(6) for j in range(6) if side[i][j]
+                  for a, c in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)) if 0 <= a < 6 and 0 <= c < 6]
+        assert image['hidden neighbours of a hidden pixel, share'][b] == pytest.approx(np.mean(around))
         runs = [len(r) for r in ''.join('x' if v else ' ' for v in h).split()]
         assert text['run of hidden bytes, mean length'][b] == pytest.approx(np.mean(runs))
-        spaces = [v in SPACES for v, was in zip(x[b].tolist(), h) if was]
+        spaces = [v in SPACES for v, was in zip(ids[b].tolist(), h) if was]
         assert text['spaces among the hidden bytes, share'][b] == pytest.approx(np.mean(spaces))
 
 
-def test_joined_is_what_loops_count():
+def test_pairs_are_what_loops_count():
     often = torch.tensor([0.2, 0.4, 0.5, 0.5, 0.8, 0.9])
     hidden = torch.rand(50, 6, generator=torch.Generator().manual_seed(0)) < often
     hidden[:, 2] = hidden[:, 3]
-    values = eval_py.joined(hidden, {'some': [(0, 1), (2, 3)], 'one': [(4, 5)]})
-    h = hidden.tolist()
-    np.testing.assert_allclose(values['some: both hidden'], [((r[0] and r[1]) + (r[2] and r[3])) / 2 for r in h])
+    values = eval_py.measure(hidden, {}, None, False, {'some': [(0, 1), (2, 3)], 'one': [(4, 5)]})
+    both = [((r[0] and r[1]) + (r[2] and r[3])) / 2 for r in hidden.tolist()]
+    np.testing.assert_allclose(values['some: both hidden'], both)
     C = np.corrcoef(hidden.numpy().T)
     assert values['some: correlation'].mean().item() == pytest.approx((C[0, 1] + 1) / 2)
     assert values['one: correlation'].mean().item() == pytest.approx(C[4, 5])
 
 
-def test_higgs_pairs_are_of_one_object():
-    pairs = eval_py.higgs_pairs(HIGGS_COLUMNS)
-    assert [len(p) for p in pairs.values()] == [3, 1, 4 * 6, 11]
-    name = HIGGS_COLUMNS.__getitem__
-    for several in list(pairs.values())[:3]:
-        assert all(name(i).split('_')[0] == name(j).split('_')[0] for i, j in several)
-    assert all(name(i).startswith('m_') for i, _ in list(pairs.values())[3])
-    assert eval_py.higgs_pairs([f'c{i}' for i in range(28)]) == pairs and eval_py.higgs_pairs(['a', 'b']) == {}
+def test_higgs_groups_are_of_one_object():
+    *objects, masses = eval_py.HIGGS_GROUPS.values()
+    assert [[*map(len, groups)] for groups in objects] == [[3], [2], [4] * 4] and len(masses) == 11
+    for names in (names for groups in objects for names in groups):
+        assert len({name.split('_')[0] for name in names}) == 1
+    assert all(m.startswith('m_') and {m, part} <= set(HIGGS_COLUMNS) for m, part in masses)
 
 
-def png(path):
-    Image = pytest.importorskip('PIL.Image')
-    with Image.open(path) as image:
-        image.load()
-        return image.convert('RGB')
+def test_reconstruction_leaves_visible_inputs_alone():
+    model = tiny_model(2, 9)
+    x, hidden = torch.randn(4, 9, 2), torch.rand(4, 9).argsort(1) < 3
+    with torch.no_grad():
+        answer, x_hat = eval_py.reconstruct(model, x, hidden), model.embed(x)
+        assert torch.equal(answer[~hidden], x[~hidden])
+        for b in range(4):  # one sample, one hidden input at a time
+            H, H_filled = model.encode(x_hat[b:b + 1, ~hidden[b]])
+            for j in hidden[b].nonzero()[:, 0]:
+                torch.testing.assert_close(answer[b, j], model.decode(H, H_filled, j[None, None])[0, 0])
 
 
-def test_masks_of_a_table(run, table, tmp_path):
-    """A model trained with random masks is asked for the guided ones it would choose; the map is their correlation."""
+# -----------------------------------------------------------------------------
+# --show
+
+def test_masks_of_a_table(run, table, tmp_path, picture_of):
+    """A model trained with random masks shows the guided ones it would choose; the map is a correlation."""
     out = run('eval.py', '--ckpt=ckpt', '--show=masks', '--split=all').stdout
-    assert re.search(r'also hidden by guided_exact, the same queries +1\.0000', out)  # with one query they are the same
-    rows = [line.split() for line in out.splitlines() if line.split()[0] in ('c0', 'c1', 'c2', 'c3', 'c4', 'c5')]
+    assert re.search(r'300 masks, ratio 0.4.* guided +random\n', out) and 'also hidden in another view' in out
+    assert re.search(r'by guided_exact, the same queries +1\.0000', out)  # with one query they are the same
+    rows = [line.split() for line in out.splitlines() if re.match(r'c\d ', line)]
     C = np.array([[0 if v == '.' else int(v) for v in r[1:]] for r in rows])
     assert C.shape == (6, 6) and (C == C.T).all() and (abs(C) <= 100).all() and C.any()
-    share = [float(part.split()[1]) for part in out.split('how often each is hidden: ')[1].splitlines()[0].split(', ')]
+    assert [r[1 + i] for i, r in enumerate(rows)] == ['.'] * 6
+    share = [float(part.split()[1]) for part in re.search('each is hidden: (.*)', out)[1].split(', ')]
     assert np.mean(share) == pytest.approx(2 / 6, abs=0.01)  # round(0.4 * 6) of 6
-    assert 'also hidden in another view' in out and '300 masks, ratio 0.4' in out
-    assert png(tmp_path / 'ckpt/masks.png').size[0] > 100
+    picture_of(tmp_path / 'ckpt/masks.png')
 
 
-def test_masks_of_text_when_piped(run, tmp_path):
+def test_masks_of_text_when_piped(run, tmp_path, picture_of):
     """As many characters are blocks as the ratio says, and the others are the text's."""
     text = 'the quick brown fox jumps over the lazy dog'
-    (tmp_path / 's.txt').write_text('\n'.join([text] * 30))
+    (tmp_path / 's.txt').write_text('\n'.join([text, 'a short one'] * 30))
     tiny(tmp_path, 's.txt', 0, 48, n_latent=4)
     out = run('eval.py', '--ckpt=ckpt', '--show=masks', '--split=all').stdout
     assert '\033' not in out
-    lines = {line[:10].strip(): line[11:] for line in out.splitlines() if line[11:].strip()}
+    lines = {line[:14].strip(): line[15:] for line in out.splitlines()[-20:]}
     assert lines['reference'] == f'·{text}·'
     for name in ('word', 'random', 'guided 1', 'guided 2'):
         marked = [c in '█░' for c in lines[name]]
         assert sum(marked) == round(0.4 * 45)
         assert all(m or c == r for m, c, r in zip(marked, lines[name], lines['reference']))
-    assert 'run of hidden bytes' in out and png(tmp_path / 'ckpt/masks.png')
+    assert 'run of hidden bytes' in out
+    pixels = picture_of(tmp_path / 'ckpt/masks.png')
+    red = (pixels[..., 0] > 0.7) & (pixels[..., 1:].max(-1) < 0.3)
+    assert 0.4 * 4 / 5 * 45 / 115 / 2 < red.mean() < 0.4 * 4 / 5 * 45 / 115  # the cells without their letters
 
 
-def test_masks_of_images(run, tmp_path):
-    """Reference, squares, random, two views, and the answer, which is the reference where nothing was hidden."""
+@pytest.mark.parametrize('options, kind', [
+    ([], 'guided'), (['--mask=patch'], 'patch'), (['--mask=random'], 'random')])
+def test_masks_of_images_are_those_asked_for(run, tmp_path, picture_of, monkeypatch, options, kind):
+    """Reference, baselines, two views of the mask asked for, the answer; each at least 2 inches, four rows."""
     rng = np.random.default_rng(0)
     np.savez(tmp_path / 'i.npz', X=rng.random((20, 64, 3)).astype(np.float32))
     tiny(tmp_path, 'i.npz', 3, 64, n_latent=4)
-    out = run('eval.py', '--ckpt=ckpt', '--show=masks', '--split=all', '--show_out=pics').stdout
-    assert 'hidden neighbours of a hidden pixel' in out
-    image = png(tmp_path / 'pics/masks.png')
-    assert image.size == (8 + 6 * 9 * 12 + 8, 18 + 4 * 9 * 12 + 8)  # 8 x 8 pixels and a gap, twelvefold
+    asked = []
+    choose = SMA.choose_mask
+    monkeypatch.setattr(SMA, 'choose_mask', lambda self, x, x_hat, valid, how, *more: asked.append(how.mask) or
+                        choose(self, x, x_hat, valid, how, *more))
+    out = run('eval.py', '--ckpt=ckpt', '--show=masks', '--split=all', '--show_out=pics', *options).stdout
+    assert asked == ['patch', 'random', kind, kind] + ['guided_exact'] * (kind == 'guided')
+    assert 'hidden neighbours of a hidden pixel' in out and ('guided_exact' in out) == (kind == 'guided')
+    pixels = picture_of(tmp_path / 'pics/masks.png')
+    assert pixels.shape[1] >= 6 * 200 and pixels.shape[0] >= 4 * 200
+    grey = (abs(pixels - 0.6) < 0.01).all(-1)  # hidden pixels: none in the reference and in the answer
+    share = [part.mean() for part in np.array_split(grey, 6, axis=1)]
+    assert max(share[0], share[5]) < 0.01 and min(share[1:5]) > 0.25
 
 
-def test_reconstruction_leaves_visible_inputs_alone():
-    torch.manual_seed(0)
-    model = SMA(SMAConfig(d_raw=2, embed_dim=16, qk_dim=16, v_dim=16, n_head=2, seq_len=9, n_layer=2)).eval()
-    x, hidden = torch.randn(4, 9, 2), torch.rand(4, 9).argsort(1) < 3
-    answer = eval_py.reconstruct(model, x, model.embed(x), hidden)
-    assert torch.equal(answer[~hidden], x[~hidden])
-    for b in range(4):  # one sample, one hidden input at a time
-        H, rows = model.encode(model.embed(x)[b:b + 1, ~hidden[b]])
-        for j in hidden[b].nonzero()[:, 0]:
-            torch.testing.assert_close(answer[b, j], model.decode(H, rows, j[None, None])[0, 0])
+def test_only_higgs_columns_get_their_names(run, tmp_path, no_matplotlib):
+    numbers(tmp_path, 28)  # 28 columns without names are c0 to c27
+    out = run('eval.py', '--ckpt=ckpt', '--show=masks', '--split=all').stdout
+    assert 'lepton' not in out and 'm_jj' not in out and '\n c0 ' in out
+    x = np.load(tmp_path / 't.npz')['X']
+    lines = [','.join(map(str, row)) for row in [HIGGS_COLUMNS, *x]]
+    (tmp_path / 'h.csv').write_text('\n'.join(lines))
+    tiny(tmp_path, 'h.csv', 1, 28, columns=HIGGS_COLUMNS)
+    out = run('eval.py', '--ckpt=ckpt', '--show=masks', '--split=all').stdout
+    assert out.count('lepton pt, eta, phi: ') == 2 and 'a mass and a part of it: correlation' in out
 
 
-def test_overlap_prints_and_draws(run, table, tmp_path):
-    out = run('eval.py', '--ckpt=ckpt', '--show=overlap', '--inputs_per_query=1', '--split=all').stdout.splitlines()
+@pytest.mark.parametrize('n_latent', [0, 5])
+def test_overlap_counts_choices_made_before(run, tmp_path, picture_of, monkeypatch, n_latent):
+    numbers(tmp_path, 12, n_latent)
+    attention, seen = SMA.attention, []
+
+    def watched(self, x_hat, valid, R):
+        seen.append((valid, R, attention(self, x_hat, valid, R)))
+        return seen[-1][-1]
+    monkeypatch.setattr(SMA, 'attention', watched)
+    out = run('eval.py', '--ckpt=ckpt', '--show=overlap', '--inputs_per_query=2').stdout.splitlines()
     head = next(i for i, line in enumerate(out) if 'queries' in line)
-    rows = [[float(v) for v in line.split()] for line in out[head + 1:head + 6]]
-    assert [r[0] for r in rows] == [2, 3, 4, 5, 6] and all(0 <= r[3] < 1 for r in rows)
-    for n, m, k, value, chance, hidden in rows:
-        assert m == max(round(0.4 * n / k), 1) and hidden == pytest.approx((1 - value) * m * k / n, abs=2e-3)
-    assert png(tmp_path / 'ckpt/overlap.png')
+    rows = [[float(v) for v in line.split()] for line in out[head + 1:head + 1 + len(seen)]]
+    assert [r[0] for r in rows] == [4, 6, 7, 9, 10, 12]
+    for (n, m, k, value, chance, hidden), (valid, R, A) in zip(rows, seen):
+        assert m == max(round(0.4 * n / k), 1) and k == 2
+        assert hidden == pytest.approx((1 - value) * m * k / n, abs=2e-3)
+        assert chance == pytest.approx(1 - n * (1 - (1 - k / n) ** m) / (m * k), abs=1e-3)
+        assert valid.shape == (60, 12) and (valid.sum(1) == n).all()
+        assert (valid[0] != valid[1]).any() == (n < 12)
+        again = 0
+        for b in range(60):
+            made = set()
+            assert len(set(R[b].tolist())) == m and (n_latent or valid[b, R[b]].all())
+            for row in A[b].sum(0).tolist():
+                for j in sorted(range(12), key=lambda j: -row[j])[:2]:
+                    again += j in made
+                    made.add(j)
+        assert value == pytest.approx(again / (60 * m * k), abs=1e-3)
+    assert any(r[3] > 0.05 for r in rows)
+    picture_of(tmp_path / 'ckpt/overlap.png')
 
 
-def test_curves(run, tmp_path):
+def test_curves(run, tmp_path, picture_of):
     for name, losses in (('a', [3.0, 2.0, 1.0]), ('b', [1.0, 1.0, 4.0])):
         (tmp_path / name).mkdir()
-        lines = [json.dumps(dict(step=10 * i, loss=v, grad_norm=1.0)) for i, v in enumerate(losses)]
-        (tmp_path / name / 'log.jsonl').write_text('\n'.join(lines) + '\n{"step": 40, "lo')  # still being written
-    out = run('eval.py', '--show=curves', '--runs=a,b', '--show_out=pics').stdout
-    assert '█▅▁' in out and '3 -> 1  a' in out and '▁▁█' in out and 'grad_norm' not in out
-    assert png(tmp_path / 'pics/curves.png')
-    assert 'no c/log.jsonl' in run('eval.py', '--show=curves', '--runs=c', status=2).stderr.replace('\\', '/')
+        lines = [json.dumps(dict(step=10 * i, loss=v, lr=1.0)) for i, v in enumerate(losses)]
+        half = '{"step": 40, "lo'  # still being written
+        (tmp_path / name / 'log.jsonl').write_text('\n'.join([*lines, half]))
+    (tmp_path / 'ft').mkdir()
+    entry = dict(init_from='scratch', lr=0.1, seed=3, step=5, val_score=0.5)
+    (tmp_path / 'ft/log.jsonl').write_text(json.dumps(entry) + '\n')
+    out = run('eval.py', '--show=curves', '--runs=a,b,ft', '--show_out=pics').stdout
+    assert '█▅▁' in out and '3 -> 1  a\n' in out and '▁▁█' in out and '\nlr' not in out
+    assert '0.5 -> 0.5  ft: scratch lr 0.1 seed 3' in out
+    pixels = picture_of(tmp_path / 'pics/curves.png')
+    for blue_orange in ((31, 119, 180), (255, 127, 14)):  # curves of some height
+        assert (abs(pixels * 255 - blue_orange) < 2).all(-1).any(1).mean() > 0.2
+    (tmp_path / 'b/log.jsonl').write_text('{not json}')
+    for name in 'bc':
+        assert f'runs={name}' in run('eval.py', '--show=curves', f'--runs=a,{name}', status=2).stderr
 
 
-def test_without_pillow_the_text_is_printed(run, table, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'PIL', None)
-    out = run('eval.py', '--ckpt=ckpt', '--show=masks', '--split=all').stdout
-    assert out.count('Pillow is not installed') == 1 and 'how often each is hidden' in out
-    assert not list(tmp_path.rglob('*.png'))
+def test_without_matplotlib_the_text_is_printed(run, table, tmp_path, no_matplotlib):
+    done = run('eval.py', '--ckpt=ckpt', '--show=masks', '--split=all')
+    assert 'matplotlib is not installed' in done.stdout.splitlines()[-1]
+    assert 'how often each is hidden' in done.stdout and not done.stderr and not list(tmp_path.rglob('*.png'))
 
 
-@pytest.mark.parametrize('options, word', [
-    (['--ckpt=ckpt', '--show=mask'], 'masks, overlap or curves'),
-    (['--ckpt=ckpt', '--show=masks', '--mask=word'], 'word'),
-    (['--ckpt=ckpt', '--probe', '--target=regression', '--metric=f1'], 'does not fit'),
-    (['--ckpt=ckpt', '--probe'], 'target'), (['--show=masks'], 'which checkpoint')])
-def test_mistakes(run, table, options, word):
-    err = run('eval.py', *options, status=2).stderr
-    assert word in err and err.count('\n') == 1
+# -----------------------------------------------------------------------------
+# scores, embeddings, probes
+
+@dataclasses.dataclass(frozen=True)
+class Wider(masking.Masking):
+    """Masking as a user may extend it."""
+    blend: float = 0.0
+    heat: float = 1.0
+
+
+def test_a_field_added_to_masking_comes_from_the_checkpoint(run, table, tmp_path, monkeypatch, no_matplotlib):
+    seen = []
+    choose = SMA.choose_mask
+    monkeypatch.setattr(masking, 'Masking', Wider)
+    monkeypatch.setattr(SMA, 'choose_mask', lambda self, x, x_hat, valid, how, *more: seen.append(how) or
+                        choose(self, x, x_hat, valid, how, *more))
+    tiny(tmp_path, 't.npz', 1, 6, columns=[f'c{i}' for i in range(6)], blend=0.7, n_query=3, mask='guided')
+    run('eval.py', '--ckpt=ckpt')
+    assert set(seen) == {Wider('guided', 0.4, 3, blend=0.7)}
+    run('eval.py', '--ckpt=ckpt', '--mask=random', '--n_query=2', '--mask_ratio=0.5')
+    assert seen[-1] == Wider('random', 0.5, 2, blend=0.7)
+    run('eval.py', '--ckpt=ckpt', '--show=masks')
+    assert {how.blend for how in seen} == {0.7} and seen[-1].mask == 'guided_exact'
+
+
+def write_csv(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 4))
+    lines = [','.join(map(str, [*row, int(row.sum() > 0)])) for row in x]
+    (tmp_path / 't.csv').write_text('\n'.join(['a,b,c,d,side', *lines]))
+    return lines
+
+
+def pretrained(run, *options):
+    run('pretrain.py', *TINY, '--max_steps=3', '--warmup_steps=1', '--mask_ratio=0.4', *options)
+
+
+def test_masked_loss_is_the_logged_one(run, tmp_path):
+    write_csv(tmp_path)
+    pretrained(run, '--dataset=t.csv', '--label_column=side', '--val_share=0.2', '--out_dir=pre')
+    logged = json.loads((tmp_path / 'pre/log.jsonl').read_text().splitlines()[-1])
+    options = ['--ckpt=pre', '--split=val', '--batch_size=16', '--device=cpu']
+    assert f'guided masks, ratio 0.4: {logged["val_loss"]:.4f}' in run('eval.py', *options).stdout
+    out = run('eval.py', *options, '--mask=random').stdout
+    assert f'random masks, ratio 0.4: {logged["val_loss_random"]:.4f}' in out
+
+
+def test_score_of_a_fine_tuned_checkpoint_is_that_of_the_table(run, tmp_path):
+    lines = write_csv(tmp_path)
+    run('finetune.py', *TINY, '--dataset=t.csv', '--label_column=side', '--val_share=0.2', '--test_share=0.3',
+        '--init_from=scratch', '--out_dir=ft', '--epochs=3', '--seeds=0', '--lr=3e-3')
+    r = json.loads((tmp_path / 'ft/results.jsonl').read_text())
+    ckpt = '--ckpt=ft/scratch-lr0.003-seed0.pt'
+    assert f'accuracy on 36 test rows: {r["test"][0]:.4f}' in run('eval.py', ckpt, '--device=cpu').stdout
+    assert f'on 24 val rows: {r["val"][0]:.4f}' in run('eval.py', ckpt, '--split=val', '--device=cpu').stdout
+    # another file, whose columns are found by name, and a fine-tuned model has vectors too
+    turned = (','.join(line.split(',')[::-1]) for line in ['a,b,c,d,side', *lines])
+    (tmp_path / 'new.csv').write_text('\n'.join(turned))
+    same = [run('eval.py', ckpt, *more, '--split=all').stdout.splitlines()[-1]
+            for more in ([], ['--dataset=new.csv', '--label_column=side'])]
+    assert same[0] == same[1] and 'on 120 all rows' in same[0]
+    assert '120 vectors of 16' in run('eval.py', ckpt, '--embed=new.csv').stdout
+    for option in ('--show=masks', '--n_query=2'):
+        assert 'hides nothing' in run('eval.py', ckpt, option, status=2).stderr
+
+
+def test_embeddings_of_a_users_file(run, tmp_path):
+    """A vector a row, in the order of the file, labels or not, of that file alone; bytes as well as floats."""
+    lines = write_csv(tmp_path)
+    (tmp_path / 'v.csv').write_text((tmp_path / 't.csv').read_text())
+    pretrained(run, '--dataset=t.csv', '--val_file=v.csv', '--label_column=side', '--out_dir=pre')
+    assert '120 vectors of 16' in run('eval.py', '--ckpt=pre', '--embed=t.csv').stdout
+    vectors = np.load(tmp_path / 't.embeddings.npy')
+    assert vectors.shape == (120, 16) and vectors.dtype == np.float32
+    two = [','.join(lines[i].split(',')[:4]) for i in (7, 2)]
+    (tmp_path / 'two.csv').write_text('\n'.join(['a,b,c,d', *two]))
+    run('eval.py', '--ckpt=pre', '--embed=two.csv', '--embed_out=x/v.npy')
+    np.testing.assert_allclose(np.load(tmp_path / 'x/v.npy'), vectors[[7, 2]], atol=1e-5)
+    (tmp_path / 's.txt').write_text('\n'.join('abc' * (i % 7 + 1) for i in range(60)))
+    pretrained(run, '--dataset=s.txt', '--out_dir=text', '--n_latent=3')
+    assert '60 vectors of 16' in run('eval.py', '--ckpt=text', '--embed=s.txt').stdout
+    v = np.load(tmp_path / 's.embeddings.npy')
+    np.testing.assert_allclose(v[0], v[7], atol=1e-5)  # the same text
+    assert abs(v[0] - v[1]).max() > 1e-5
 
 
 def test_probe_of_a_checkpoint(run, table):
-    out = run('eval.py', '--ckpt=ckpt', '--probe', '--target=binary', '--n_train=100').stdout
+    out = run('eval.py', '--ckpt=ckpt', '--probe', '--n_train=100').stdout
+    assert 'target: binary, as the labels have 2 values' in out  # a guess, and so it is said
     assert 'probe_knn, accuracy on 60 test rows, 100 labels: 0.' in out and 'probe_linear' in out
+    assert 'on 300 all rows, 180 labels' in run('eval.py', '--ckpt=ckpt', '--probe', '--split=all').stdout
 
 
 @pytest.mark.parametrize('target, metric',
@@ -241,17 +360,20 @@ def test_probes_are_scikit_learns(tmp_path, target, metric):
     v = x[:, 0] + x[:, 1] + 0.3 * rng.normal(size=400)
     y = {'binary': v > 0, 'multiclass': np.digitize(v, [-1, 1]), 'regression': 5 + 3 * v}[target].astype(float)
     np.savez(tmp_path / 't.npz', X=x, y=y)
-    dataset = open_dataset({**KNOBS, 'dataset': str(tmp_path / 't.npz'), 'data_dir': tmp_path / 'd'})
+    dataset = open_dataset(**{**KNOBS, 'dataset': str(tmp_path / 't.npz'), 'data_dir': str(tmp_path / 'd')})
     dataset.norm = fit_norm(dataset, dataset.rows('train'), 'standard')
-    model = tiny(tmp_path, 't.npz', 1, 6)
-    head, labelled = settle_target(dataset, dict(dataset='t', target=target, metric=metric), ('train', 'valid'))
-    ours = probe_rows(model, dataset, head, labelled['train'], labelled['valid'], dict(batch_size=64), RUN)
+    model = tiny_model(1, 6)
 
-    with torch.no_grad():
-        H = {s: model.features(dataset.batch(rows)[0]).double().numpy() for s, rows in labelled.items()}
-    scale = StandardScaler().fit(H['train'])
-    X, Z = scale.transform(H['train']), scale.transform(H['valid'])
-    a, b = (dataset.y[labelled[s]] for s in ('train', 'valid'))
+    def vectors(rows):
+        with torch.no_grad():
+            return model.features(dataset.batch(rows)[0])
+    outcome, labelled, _ = settle_outcome(dataset, target, metric, ('train', 'val'))
+    learn, rows = labelled['train'], labelled['val']
+    ours = eval_py.probe_rows(vectors, dataset, outcome, learn, rows)
+
+    scale = StandardScaler().fit(vectors(learn).double().numpy())
+    X, Z = (scale.transform(vectors(r).double().numpy()) for r in (learn, rows))
+    a, b = dataset.y[learn], dataset.y[rows]
     if target == 'regression':
         readers = KNeighborsRegressor(20, metric='cosine'), Ridge(alpha=1.0)
         # the labels are standardised, which leaves ridge with an intercept its predictions
@@ -261,18 +383,20 @@ def test_probes_are_scikit_learns(tmp_path, target, metric):
         theirs = [roc_auc_score(b, r.fit(X, a).predict_proba(Z)[:, 1]) if target == 'binary' else
                   accuracy_score(b, r.fit(X, a).predict(Z)) for r in readers]
     assert [ours['probe_knn'], ours['probe_linear']] == pytest.approx(theirs, abs=1e-4)
-    assert theirs[1] < 0.8 * b.std() if target == 'regression' else theirs[1] > 0.7  # there is something to find
+    assert theirs[1] < 0.8 * b.std() if target == 'regression' else theirs[1] > 0.7  # something is there
 
 
-def test_columns_in_another_order_are_refused(run, tmp_path):
-    rng = np.random.default_rng(0)
-    lines = [','.join(f'{v:.3f}' for v in row) for row in rng.normal(size=(60, 3))]
-    (tmp_path / 'a.csv').write_text('\n'.join(['x,y,z', *lines]))
-    (tmp_path / 'b.csv').write_text('\n'.join(['x,z,y', *lines]))
-    run('pretrain.py', '--dataset=a.csv', '--mask=random', '--max_steps=1', '--batch_size=8', '--embed_dim=16',
-        '--qk_dim=16', '--v_dim=16', '--device=cpu', '--out_dir=o')
-    error = run('eval.py', '--ckpt=o/random', '--dataset=b.csv', '--device=cpu', status=2).stderr
-    assert '--input_column=x,y,z' in error
-    same = [run('eval.py', '--ckpt=o/random', f'--dataset={name}.csv', '--input_column=x,y,z', '--device=cpu').stdout
-            for name in 'ab']
-    assert 'masked loss' in same[0] and 'masked loss' in same[1]
+@pytest.mark.parametrize('options, word', [
+    ([], '--ckpt'), (['--show=masks'], 'which checkpoint'), (['--ckpt=nowhere'], 'no checkpoint nowhere'),
+    (['--ckpt=ckpt', '--show=mask'], 'masks, overlap, curves'), (['--ckpt=ckpt', '--split=valid'], 'split='),
+    (['--ckpt=ckpt', '--show=masks', '--probe'], 'at a time'),
+    (['--ckpt=ckpt', '--batch_size=0'], 'batch_size=0'),
+    (['--ckpt=ckpt', '--show=masks', '--show_out=t.npz'], 'is a file'),
+    (['--ckpt=ckpt', '--mask=gided'], "'guided'"), (['--ckpt=ckpt', '--show=masks', '--mask=word'], 'word'),
+    (['--ckpt=ckpt', '--n_query=0'], 'n_query=0'), (['--ckpt=ckpt', '--embed=s.txt'], 'wants 6 inputs'),
+    (['--ckpt=ckpt', '--show=overlap'], 'inputs_per_query'),
+    (['--ckpt=ckpt', '--probe', '--target=regression', '--metric=f1'], 'does not fit')])
+def test_mistakes_end_in_one_line(run, table, tmp_path, options, word):
+    (tmp_path / 's.txt').write_text('abc\n' * 90)
+    err = run('eval.py', *options, status=2).stderr
+    assert err.startswith('error: ') and word in err and err.count('\n') == 1

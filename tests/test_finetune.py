@@ -1,4 +1,4 @@
-"""finetune.py and eval.py as a user runs them: every kind of label, honest selection, the same score from both."""
+"""finetune.py as a user runs it: every kind of label, honest selection, and the same score from eval.py."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import torch
 
 TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--device=cpu']
 PRE = [*TINY, '--batch_size=16', '--max_steps=3', '--warmup_steps=1', '--mask_ratio=0.4']
-FINE = [*TINY, '--batch_size=16', '--epochs=3', '--lr=3e-3', '--n_train=None', '--dropout=0', '--seeds=0']
+FINE = [*TINY, '--batch_size=16', '--epochs=3', '--lr=3e-3', '--dropout=0', '--seeds=0']
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def table(tmp_path):
     rows = [[*x[i], total[i] * 100 + 5000, int(total[i] > 0), kind[i]] for i in range(300)]
     text = 'a,b,c,d,value,side,kind\n' + '\n'.join(','.join(map(str, row)) for row in rows)
     (tmp_path / 't.csv').write_text(text)
-    return ['--dataset=t.csv', '--input_column=a,b,c,d', '--valid_share=0.2', '--test_share=0.2']
+    return ['--dataset=t.csv', '--input_column=a,b,c,d', '--val_share=0.2', '--test_share=0.2']
 
 
 def results(folder):
@@ -30,26 +30,27 @@ def results(folder):
 
 def test_binary_from_scratch_and_pretrained_and_its_score_again(run, table, tmp_path):
     """A table row for each start, the test score equal to eval.py's and to a recount from the predictions."""
-    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre')
+    for mask in ('random', 'guided'):
+        run('pretrain.py', *PRE, *table, '--label_column=side', f'--mask={mask}', f'--out_dir=pre/{mask}')
     done = run('finetune.py', *FINE, *table, '--label_column=side', '--target=binary',
-               '--init_from=scratch,pre/random,pre/guided', '--out_dir=ft', '--seeds=0,1', '--lr=3e-3,1e-5')
+               '--init_from=scratch,pre', '--out_dir=ft', '--seeds=0,1', '--lr=3e-3,1e-5')
     rows = results(tmp_path / 'ft')
-    assert [r['mask'] for r in rows] == [None, 'random', 'guided']
+    assert [r['mask'] for r in rows] == [None, 'guided', 'random']
     saved = (tmp_path / 'ft/results.md').read_text()
     assert '| none (scratch) |' in done.stdout and '| guided masks (pre/guided) |' in saved
-    for r, name in zip(rows, ('scratch', 'pre-random', 'pre-guided')):
+    for r, name in zip(rows, ('scratch', 'pre-guided', 'pre-random')):
         for i, seed in enumerate((0, 1)):
             path = f'ft/{name}-lr{r["lr"]:g}-seed{seed}.pt'
             out = run('eval.py', f'--ckpt={path}', '--device=cpu').stdout if seed == 0 else None
             if out:
                 assert f'accuracy on 60 test rows: {r["test"][i]:.4f}' in out
-                out = run('eval.py', f'--ckpt={path}', '--split=valid', '--device=cpu').stdout
-                assert f': {r["valid"][i]:.4f}' in out
+                out = run('eval.py', f'--ckpt={path}', '--split=val', '--device=cpu').stdout
+                assert f': {r["val"][i]:.4f}' in out
         # the learning rate is the one that validates best, whatever the test says
-        valid = {lr: np.mean([torch.load(tmp_path / f'ft/{name}-lr{lr:g}-seed{s}.pt', weights_only=True)['valid']
+        valid = {lr: np.mean([torch.load(tmp_path / f'ft/{name}-lr{lr:g}-seed{s}.pt', weights_only=True)['val_score']
                               for s in (0, 1)])
                  for lr in (3e-3, 1e-5)}
-        assert r['lr'] == max(valid, key=valid.get) and np.isclose(np.mean(r['valid']), max(valid.values()))
+        assert r['lr'] == max(valid, key=valid.get) and np.isclose(np.mean(r['val']), max(valid.values()))
         line = next(text for text in done.stdout.splitlines() if text.startswith('|') and (r['init_from'] in text))
         mean, std = re.search(r'\| ([\d.]+) ± ([\d.]+) \|', line).groups()
         assert float(mean) == round(np.mean(r['test']), 4) and float(std) == round(np.std(r['test'], ddof=1), 4)
@@ -58,7 +59,7 @@ def test_binary_from_scratch_and_pretrained_and_its_score_again(run, table, tmp_
 
 def test_weights_come_from_the_checkpoint_and_the_head_is_new(run, table, tmp_path):
     """With a learning rate of next to nothing, the encoder is still the pre-trained one."""
-    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre', '--mask=guided')
+    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre/guided')
     run('finetune.py', *FINE, *table, '--label_column=side', '--target=binary', '--init_from=pre/guided',
         '--out_dir=ft', '--lr=1e-12')
     old = torch.load(tmp_path / 'pre/guided/last.pt', weights_only=True)
@@ -109,56 +110,61 @@ def test_two_processes_are_one(run, two_processes, table, tmp_path):
     run('finetune.py', *options, '--out_dir=one', '--accumulation=2')
     two_processes('finetune.py', *options, '--out_dir=two')
     (a,), (b,) = results(tmp_path / 'one'), results(tmp_path / 'two')
-    assert np.isclose(a['valid'], b['valid'], rtol=1e-3) and np.isclose(a['test'], b['test'], rtol=1e-3)
+    assert np.isclose(a['val'], b['val'], rtol=1e-3) and np.isclose(a['test'], b['test'], rtol=1e-3)
 
 
-def test_embeddings_of_a_users_file(run, table, tmp_path):
-    """A vector a row, in the order of the file, labels or not; bytes as well as floats."""
-    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre', '--mask=guided')
-    run('eval.py', '--ckpt=pre/guided', '--embed=t.csv', '--input_column=a,b,c,d', '--device=cpu')
-    vectors = np.load(tmp_path / 't.embeddings.npy')
-    assert vectors.shape == (300, 16) and vectors.dtype == np.float32
-    lines = (tmp_path / 't.csv').read_text().splitlines()
-    (tmp_path / 'two.csv').write_text('\n'.join([lines[0], lines[8], lines[3]]))
-    run('eval.py', '--ckpt=pre/guided', '--embed=two.csv', '--input_column=a,b,c,d', '--embed_out=v.npy',
-        '--device=cpu')
-    np.testing.assert_allclose(np.load(tmp_path / 'v.npy'), vectors[[7, 2]], atol=1e-5)
-    (tmp_path / 's.txt').write_text('\n'.join('abc' * (i % 7 + 1) for i in range(60)))
-    run('pretrain.py', *PRE, '--dataset=s.txt', '--out_dir=text', '--mask=random', '--n_latent=3', '--valid_share=0.2')
-    out = run('eval.py', '--ckpt=text/random', '--embed=s.txt', '--device=cpu').stdout
-    assert '60 vectors of 16' in out
-    v = np.load(tmp_path / 's.embeddings.npy')
-    np.testing.assert_allclose(v[0], v[7], atol=1e-5)  # the same text
-    assert abs(v[0] - v[1]).max() > 1e-5
+def test_what_a_checkpoint_knows_need_not_be_said_again(run, table, tmp_path):
+    """Two commands from a CSV to a score; the columns, shares and scale of the second are those of the first."""
+    run('pretrain.py', *PRE, *table, '--label_column=side', '--norm=quantile')
+    known = [*FINE, '--epochs=1']
+    a = run('finetune.py', *known, '--init_from=scratch,out/t/guided', '--out_dir=a').stdout
+    b = run('finetune.py', *known, *table, '--label_column=side', '--target=binary', '--norm=quantile',
+            '--init_from=scratch,out/t', '--out_dir=b').stdout
+    assert results(tmp_path / 'a') == results(tmp_path / 'b') and len(results(tmp_path / 'a')) == 2
+    assert 'target: binary, as the labels have 2 values' in a and '--target=' not in b
+    run('finetune.py', *known, '--dataset=t.csv', '--label_column=side', '--val_share=0.2', '--test_share=0.2')
+    assert len(results(tmp_path / 'out/finetune_t')) == 2  # scratch, and the run that lies in out/t
+    # another table, with the columns in another order and more of them
+    lines = [line.split(',') for line in (tmp_path / 't.csv').read_text().splitlines()]
+    (tmp_path / 'u.csv').write_text('\n'.join(','.join(c[::-1]) for c in lines))
+    run('finetune.py', *known, '--init_from=out/t/guided', '--dataset=u.csv', '--label_column=side',
+        '--val_share=0.2', '--test_share=0.2', '--out_dir=c')
+    assert results(tmp_path / 'c') == results(tmp_path / 'a')[1:]
 
 
-def test_masked_loss_of_a_pretrained_checkpoint_is_the_logged_one(run, table, tmp_path):
-    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre', '--mask=guided')
-    logged = [json.loads(line) for line in (tmp_path / 'pre/guided/log.jsonl').read_text().splitlines()][-1]
-    options = ['--ckpt=pre/guided', '--split=valid', '--batch_size=16', '--device=cpu']
-    assert f': {logged["val_loss"]:.4f}' in run('eval.py', *options).stdout
-    assert f': {logged["val_loss_random"]:.4f}' in run('eval.py', *options, '--mask=random').stdout
+def test_the_shape_is_the_checkpoints_and_what_differs_is_said(run, table):
+    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre/guided')
+    out = run('finetune.py', *FINE, *table, '--label_column=side', '--epochs=1', '--init_from=pre/guided',
+              '--out_dir=ft', '--n_layer=5').stdout
+    assert 'the shape of the checkpoint: n_layer 2 (not 5)' in out
+
+
+def test_each_shape_knob_of_pretrain_is_one_of_finetune():
+    """Else scratch and checkpoint could differ, or a knob be ignored."""
+    from configurator import find_knobs
+    from conftest import ROOT
+    from model import SMAConfig
+    pre, fine = (find_knobs(ROOT / f'{name}.py')[0] for name in ('pretrain', 'finetune'))
+    fields = set(vars(SMAConfig()))
+    assert fields & set(pre) <= set(fine)
+    assert fields - set(pre) == {'d_raw', 'n_out'}  # which come from the data
 
 
 def test_mistakes_end_in_one_line(run, table, tmp_path):
-    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre', '--mask=guided')
+    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre/guided')
     (tmp_path / 'cut.pt').write_bytes((tmp_path / 'pre/guided/last.pt').read_bytes()[:3000])
     (tmp_path / 's.txt').write_text('abc\n' * 90)
     fine = [*FINE, *table, '--init_from=scratch', '--target=binary', '--label_column=side']
-    for script, options, word in (
-            ('finetune.py', ['--init_from=nowhere'], 'no checkpoint nowhere'),
-            ('finetune.py', ['--init_from=cut.pt'], 'cut short'),
-            ('finetune.py', ['--target=none'], '--target=binary'),
-            ('finetune.py', ['--label_column=value'], 'values'),
-            ('finetune.py', ['--label_column=value', '--target=multiclass'], 'no class'),
-            ('finetune.py', ['--label_column=kind', '--target=regression'], 'text'),
-            ('finetune.py', ['--metric=rmse'], 'does not fit'),
-            ('finetune.py', ['--n_train=5000'], 'n_train=5000'),
-            ('finetune.py', ['--init_from=pre/guided', '--input_column=a,b'], 'seq_len=4'),
-            ('eval.py', [], '--ckpt'),
-            ('eval.py', ['--ckpt=pre/guided', '--split=tset'], 'split='),
-            ('eval.py', ['--ckpt=pre/guided', '--embed=s.txt'], 'wants 4 inputs'),
-            ('eval.py', ['--ckpt=pre/guided', '--mask=gided'], "'guided'")):
-        err = run(script, *(fine if script == 'finetune.py' else []), *options, status=2).stderr
+    for options, word in (
+            (['--init_from=nowhere'], 'no checkpoint nowhere'),
+            (['--init_from=cut.pt'], 'cut short'),
+            (['--target=none'], 'binary, multiclass or regression'),
+            (['--label_column=value'], 'values'),
+            (['--label_column=value', '--target=multiclass'], 'no class'),
+            (['--label_column=kind', '--target=regression'], 'text'),
+            (['--metric=rmse'], 'does not fit'),
+            (['--n_train=5000'], 'n_train=5000'),
+            (['--init_from=pre/guided', '--input_column=a,b'], 'wants 4 inputs')):
+        err = run('finetune.py', *fine, *options, status=2).stderr
         assert err.count('\n') == 1 and err.startswith('error: ') and word in err, (options, err)
     assert not (tmp_path / 'out').exists()

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import masking
-from conftest import DATA_KNOBS
-from masking import MASKS, SPACES, attention_map, check_masks, keep_top_k, n_hidden, positions, sample_queries
+from masking import (BLIND, GUIDED, SPACES, Masking, attention_map, choose_mask, hide_random, keep_top_k, n_hidden,
+                     sample_queries)
 from model import SMA, SMAConfig
 
+MASKS = [*GUIDED, *BLIND]
 ENCODERS = [pytest.param(0, id='transformer'), pytest.param(5, id='perceiver')]
 
 
@@ -38,7 +39,7 @@ def test_exactly_the_rounded_share_is_hidden_and_never_padding(n_latent, mask, r
     n = 25 if mask == 'patch' else 20
     model, x = model_and_input(n_latent, n, B=200)
     valid = padded(200, n, seed=1) if mask != 'patch' else torch.ones(200, n, dtype=torch.bool)
-    hidden = model.choose_mask(x, model.embed(x), valid, mask, ratio, 3, torch.Generator().manual_seed(0))
+    hidden = model.choose_mask(x, model.embed(x), valid, Masking(mask, ratio, 3), torch.Generator().manual_seed(0))
     assert hidden.sum(1).tolist() == [round(ratio * k) for k in valid.sum(1).tolist()]
     assert not (hidden & ~valid).any()
 
@@ -51,8 +52,8 @@ def test_rounding_is_pythons_at_every_half():
 
 def brute_force(model, x, valid, R, ratio, exact=False):
     """
-    Eq. 2-5 for given queries R (B, |R|), one sample, head, query and input at a time, in float64.
-    exact: section 4.1 without the approximation, each query's own top among what no query before it has hidden.
+    Eq. 2-5 for given queries R (B, |R|), one sample, head, query and input at a time, in float64. exact:
+    section 4.1 without the approximation, each query's own top among what no query before it has hidden.
     """
     first, c = model.first, model.config
     d_k = c.qk_dim // c.n_head
@@ -96,7 +97,7 @@ def test_guided_is_eq_2_to_5(n_latent, discrete, mask, monkeypatch):
     R = sample_queries(can_query, 4, torch.Generator().manual_seed(3))  # some rows have but three inputs
     monkeypatch.setattr(masking, 'sample_queries', lambda *args: R)
     for ratio in (0.15, 0.5):
-        hidden = model.choose_mask(x, model.embed(x), valid, mask, ratio, 4, None)
+        hidden = model.choose_mask(x, model.embed(x), valid, Masking(mask, ratio, 4))
         assert (hidden.numpy() == brute_force(model, x, valid, R, ratio, mask == 'guided_exact')).all()
         assert (hidden.sum(1) == n_hidden(valid, ratio)).all()
 
@@ -107,7 +108,7 @@ def test_a_query_that_may_not_be_drawn_has_no_say():
     A = torch.rand(1, 2, 4, 4).softmax(-1)
     valid = torch.ones(1, 4, dtype=torch.bool)
     only = torch.tensor([[False, False, True, False]])
-    hidden = masking.guided(None, lambda R: A[:, :, R[0]], valid, only, 0.5, 3, None)
+    hidden = choose_mask(Masking('guided', 0.5, 3), lambda R: A[:, :, R[0]], None, valid, only)
     assert (hidden == keep_top_k(A[:, :, 2].sum(1), torch.tensor([2]))).all()
 
 
@@ -148,7 +149,8 @@ def test_looseness_goes_from_random_to_guided(mask):
     valid = torch.ones(20_000, 10, dtype=torch.bool)
 
     def hide(looseness):
-        return MASKS[mask](None, lambda R: A, valid, valid[:, :1], 0.3, 1, torch.Generator().manual_seed(1), looseness)
+        return choose_mask(Masking(mask, 0.3), lambda R: A, None, valid, valid[:, :1],
+                           torch.Generator().manual_seed(1), looseness)
     order = A[0, 0, 0].argsort(descending=True)
     assert (hide(torch.tensor(1.0)).double().mean(0) - 0.3).abs().max() < 5 * math.sqrt(0.3 * 0.7 / 20_000)
     assert torch.equal(hide(torch.tensor(0.0)), hide(None)) and hide(None)[:, order[:3]].all()
@@ -164,22 +166,23 @@ def test_the_generator_decides(mask):
     valid = torch.ones(16, 25, dtype=torch.bool)
 
     def draw(seed):
-        return model.choose_mask(x, model.embed(x), valid, mask, 0.4, 2, torch.Generator().manual_seed(seed))
+        return model.choose_mask(x, model.embed(x), valid, Masking(mask, 0.4, 2), torch.Generator().manual_seed(seed))
     assert (draw(0) == draw(0)).all() and (draw(0) != draw(1)).any()
     torch.manual_seed(0)
-    a = model.choose_mask(x, model.embed(x), valid, mask, 0.4, 2, None)  # None: torch's own generator
+    a = model.choose_mask(x, model.embed(x), valid, Masking(mask, 0.4, 2))  # torch's own generator
     torch.manual_seed(0)
-    assert (a == model.choose_mask(x, model.embed(x), valid, mask, 0.4, 2, None)).all()
+    assert (a == model.choose_mask(x, model.embed(x), valid, Masking(mask, 0.4, 2))).all()
 
 
 def test_random_hides_every_input_equally_often():
     valid = torch.ones(20_000, 10, dtype=torch.bool)
-    share = masking.random(None, None, valid, valid, 0.3, 1, torch.Generator().manual_seed(0)).double().mean(0)
+    hidden = hide_random(None, valid, n_hidden(valid, 0.3), torch.Generator().manual_seed(0))
+    share = hidden.double().mean(0)
     assert (share - 0.3).abs().max() < 5 * math.sqrt(0.3 * 0.7 / 20_000)
 
 
 def groups_hidden(mask, x, valid, ratio, seed):
-    return MASKS[mask](x, None, valid, None, ratio, 1, torch.Generator().manual_seed(seed))
+    return BLIND[mask](x, valid, n_hidden(valid, ratio), torch.Generator().manual_seed(seed))
 
 
 def check_groups(hidden, groups, loose, quota):
@@ -196,7 +199,7 @@ def test_word_hides_whole_words(tmp_path):
     from data import open_dataset
     texts = [b'the quick brown fox', b'  spaces\tand  tabs ', b'one', b'a b c d e f g h', b'caf\xc3\xa9 na\xc3\xafve']
     (tmp_path / 't.txt').write_bytes(b'\n'.join(texts))
-    dataset = open_dataset({**DATA_KNOBS, 'dataset': str(tmp_path / 't.txt'), 'data_dir': tmp_path})
+    dataset = open_dataset(str(tmp_path / 't.txt'), data_dir=tmp_path)
     x, valid = dataset.batch(np.arange(len(texts)))
     for ratio in (0.15, 0.4, 0.9):
         first = []
@@ -228,35 +231,26 @@ def test_patch_hides_whole_squares(side, size):
     assert len(seen) == len(squares)
 
 
-def test_positions_are_nonzero_in_order():
-    flags = torch.rand(40, 17, generator=torch.Generator().manual_seed(0)) < 0.4
-    width = int(flags.sum(1).max())
-    for extra in (0, 3):
-        index, filled = positions(flags, width + extra)
-        assert index.shape == filled.shape == (40, width + extra)
-        for i in range(40):
-            assert index[i][filled[i]].tolist() == flags[i].nonzero().flatten().tolist()
-            assert (index[i][~filled[i]] == 0).all()
+@pytest.mark.parametrize('wrong, what', [
+    (lambda A, valid, k: torch.rand(valid.shape) < 0.4, 'a coin toss for each input'),
+    (lambda A, valid, k: keep_top_k(A.sum((1, 2)), k + 1), 'one too many'),
+    (lambda A, valid, k: keep_top_k((~valid).double(), k), 'padding first')])
+def test_a_mask_of_another_count_is_caught_with_a_sentence(monkeypatch, wrong, what):
+    """What someone's new mask may do; without the check it dies later, as an index out of bounds, or not at all."""
+    monkeypatch.setitem(GUIDED, 'new', wrong)
+    model, x = model_and_input(0)
+    with pytest.raises(RuntimeError, match='mask=new must hide exactly round'):
+        model(x, padded(16, 20, seed=0), Masking('new', 0.4))
 
 
-@pytest.mark.parametrize('ratio, word', [(0.0, 'nothing'), (0.04, 'nothing'), (1.0, 'everything'), (0.85, 'row of 3'),
-                                         (-1.0, 'nothing')])
-def test_ratios_that_hide_nothing_or_everything(ratio, word, capsys):
-    lengths = np.array([3, 10])
-    check_masks(('guided',), (0.5,), lengths, 1)
-    with pytest.raises(SystemExit) as end:
-        check_masks(('guided',), (ratio,), lengths, 1)
-    assert end.value.code == 2 and word in capsys.readouterr().err
-
-
-@pytest.mark.parametrize('mask, d_raw, n', [('word', 1, 16), ('patch', 0, 16), ('patch', 3, 20)])
-def test_masks_that_do_not_fit_the_data(mask, d_raw, n, capsys):
-    with pytest.raises(SystemExit) as end:
-        check_masks((mask,), (0.5,), np.full(3, n), d_raw)
-    error = capsys.readouterr().err
-    assert end.value.code == 2 and f'mask={mask}' in error and error.count('\n') == 1
-    check_masks(('word',), (0.5,), np.full(3, n), 0)
-    check_masks(('patch',), (0.5,), np.full(3, 16), 3)
+def test_scores_below_zero_hide_no_padding(monkeypatch):
+    """A ranking may be of any numbers: the least attended inputs are the top of minus the attention."""
+    def least(A, valid, k):
+        return keep_top_k((-1 - A.sum((1, 2))).masked_fill(~valid, -torch.inf), k)
+    monkeypatch.setitem(GUIDED, 'least', least)
+    model, x = model_and_input(0)
+    hidden = model(x, padded(16, 20, seed=0), Masking('least', 0.4))[1]
+    assert (hidden.sum(1) == n_hidden(padded(16, 20, seed=0), 0.4)).all()
 
 
 @pytest.mark.parametrize('mask', MASKS)
@@ -268,5 +262,5 @@ def test_each_mask_compiles_in_one_piece(mask):
     masks = []
     for f in (model, torch.compile(model, backend='eager', fullgraph=True)):
         torch.manual_seed(1)
-        masks.append(f(x, valid, mask, 0.3, 3)[1])
+        masks.append(f(x, valid, Masking(mask, 0.3, 3))[1])
     assert torch.equal(*masks)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from pretrain import lr_at
+from runtime import lr_at
 
 TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--batch_size=8',
         '--log_interval=2', '--eval_interval=4', '--save_interval=4', '--warmup_steps=2', '--device=cpu']
@@ -58,17 +58,17 @@ def test_a_resumed_run_is_bit_identical(run, lines, tmp_path, n_latent):
     Stopped by SIGTERM wherever it was and resumed, over many epochs' ends, with dropout and micro-batches.
     Nothing differs.
     """
-    options = [*TINY, *lines, f'--n_latent={n_latent}', '--mask=guided', '--dropout=0.1', '--accumulation=2',
+    options = [*TINY, *lines, f'--n_latent={n_latent}', '--dropout=0.1', '--accumulation=2',
                '--batch_size=16']
     cut = run_and_stop(tmp_path, [*options, '--max_steps=100', '--out_dir=cut'])
     assert 0 < cut['step'] < 100
     run('pretrain.py', *options, '--max_steps=100', '--out_dir=cut', '--resume')
     run('pretrain.py', *options, '--max_steps=100', '--out_dir=uncut')
-    a, b = (torch.load(tmp_path / f'{name}/guided/last.pt', weights_only=True) for name in ('cut', 'uncut'))
+    a, b = (torch.load(tmp_path / f'{name}/last.pt', weights_only=True) for name in ('cut', 'uncut'))
     assert same(a['model'], b['model']) and a['step'] == b['step'] == 100
     for p, q in zip(a['optimizer']['state'].values(), b['optimizer']['state'].values()):
         assert all(torch.equal(p[k], q[k]) for k in p)
-    steps = [line['step'] for line in log(tmp_path / 'cut/guided')]
+    steps = [line['step'] for line in log(tmp_path / 'cut')]
     assert steps == sorted(set(steps)) and [s for s in steps if s % 2 == 0] == list(range(2, 101, 2))
 
 
@@ -77,129 +77,93 @@ def run_and_stop(tmp_path, options, sent=signal.SIGTERM):
     process = subprocess.Popen([sys.executable, str(ROOT / 'pretrain.py'), *options], cwd=tmp_path, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for line in process.stdout:
-        if ' step ' in line:
+        if line.startswith('step '):
             process.send_signal(sent)
             break
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + sent and 'go on with --resume' in out and 'Traceback' not in err, (out, err)
-    return torch.load(tmp_path / 'cut/guided/last.pt', weights_only=True)
+    return torch.load(tmp_path / 'cut/last.pt', weights_only=True)
 
 
 def test_ctrl_c_saves_and_leaves(tmp_path, table):
-    saved = run_and_stop(tmp_path, [*TINY, *table, '--out_dir=cut', '--mask=guided', '--max_steps=5000'], signal.SIGINT)
+    saved = run_and_stop(tmp_path, [*TINY, *table, '--out_dir=cut', '--max_steps=5000'], signal.SIGINT)
     assert saved['step'] > 0 and not list((tmp_path / 'cut').rglob('*.tmp'))
 
 
 @pytest.mark.parametrize('data', ['table', 'lines'])
 def test_two_processes_are_one(run, two_processes, tmp_path, data, request):
     """PyTorch's DDP on two gloo processes takes the steps that one process takes with two micro-batches."""
-    options = [*TINY, *request.getfixturevalue(data), '--mask=guided', '--max_steps=6', '--dropout=0.1',
+    options = [*TINY, *request.getfixturevalue(data), '--max_steps=6', '--dropout=0.1',
                '--dtype=float32']
     run('pretrain.py', *options, '--out_dir=one', '--accumulation=2')
     two_processes('pretrain.py', *options, '--out_dir=two')
-    for a, b in zip(log(tmp_path / 'one/guided'), log(tmp_path / 'two/guided')):
+    for a, b in zip(log(tmp_path / 'one'), log(tmp_path / 'two')):
         for key in {'loss', 'val_loss', 'grad_norm', 'val_loss_random'} & set(a):
             assert math.isclose(a[key], b[key], rel_tol=1e-4), (key, a, b)
-    a, b = weights(tmp_path / 'one/guided/last.pt'), weights(tmp_path / 'two/guided/last.pt')
+    a, b = weights(tmp_path / 'one/last.pt'), weights(tmp_path / 'two/last.pt')
     for k in a:
         torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=2e-5)
 
 
-def test_log_and_checkpoints(run, table, tmp_path):
-    """
-    Random, then guided; the log's numbers are those of the run.
-    best.pt is the best validation, last.pt the last step.
-    """
-    done = run('pretrain.py', *TINY, *table, '--mask_ratio=0.4', '--max_steps=12', '--norm=quantile')
+@pytest.mark.parametrize('mask', ['guided', 'random'])
+def test_log_and_checkpoints(run, table, tmp_path, mask):
+    """The log's numbers are those of the run. best.pt is the best validation, last.pt the last step."""
+    done = run('pretrain.py', *TINY, *table[:-1], f'--mask={mask}', '--mask_ratio=0.4', '--max_steps=12',
+               '--norm=quantile')
     assert done.stdout.startswith('device: cpu') and '\r' not in done.stdout
-    for mask in ('random', 'guided'):
-        lines = log(tmp_path / 'out' / mask)
-        assert [line['step'] for line in lines] == [2, 4, 6, 8, 10, 12]
-        assert all(abs(line['masked'] - 0.4) < 1e-6 and line['padding'] == 0 and 0 < line['mask_entropy'] <= 1
-                   for line in lines)
-        values = {line['step']: line['val_loss_random'] for line in lines if 'val_loss' in line}
-        last, best = (torch.load(tmp_path / 'out' / mask / f'{name}.pt', weights_only=True)
-                      for name in ('last', 'best'))
-        assert list(values) == [4, 8, 12] and best['step'] == min(values, key=values.get) and last['step'] == 12
-        assert best['best'] == min(values.values()) and last['config']['mask'] == mask
-        assert last['norm']['kind'] == 'quantile' and last['model_args']['seq_len'] == 5
-    assert last['epoch'] * 11 + last['position'] == 12  # 88 training rows, 8 a step
-    a, b = (log(tmp_path / 'out' / mask)[0]['lr'] for mask in ('random', 'guided'))
-    assert a == b == lr_at(1, 12, 1e-3, 0.0, 2)
+    lines = log(tmp_path / 'out/t' / mask)  # out/DATASET/MASK
+    assert [line['step'] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert all(abs(line['masked'] - 0.4) < 1e-6 and line['padding'] == 0 and 0 < line['mask_entropy'] <= 1
+               for line in lines)
+    values = {line['step']: line['val_loss_random'] for line in lines if 'val_loss' in line}
+    last, best = (torch.load(tmp_path / f'out/t/{mask}/{name}.pt', weights_only=True) for name in ('last', 'best'))
+    assert list(values) == [4, 8, 12] and best['step'] == min(values, key=values.get) and last['step'] == 12
+    assert best['best'] == min(values.values()) and last['config']['mask'] == mask
+    assert last['norm']['kind'] == 'quantile' and last['model_args']['seq_len'] == 5
+    assert last['columns'] == ['a', 'b', 'c', 'd', 'e'] and lines[0]['lr'] == lr_at(1, 12, 1e-3, 0.0, 2)
+    assert all((line.get('val_loss') == line.get('val_loss_random')) == (mask == 'random') for line in lines[1::2])
 
 
-def test_probes_are_logged_and_change_nothing(run, table, tmp_path):
-    options = [*TINY, *table, '--mask=guided', '--max_steps=8']
-    run('pretrain.py', *options, '--out_dir=plain')
-    run('pretrain.py', *options, '--out_dir=probed', '--probe=60', '--target=binary')
-    assert same(*(weights(tmp_path / name / 'guided/last.pt') for name in ('plain', 'probed')))
-    lines = [line for line in log(tmp_path / 'probed/guided') if 'val_loss' in line]
-    assert [line['step'] for line in lines] == [4, 8]
-    assert all(0 <= line[k] <= 1 for line in lines for k in ('probe_knn', 'probe_linear'))
-    assert not any('probe_knn' in line for line in log(tmp_path / 'plain/guided'))
-
-
-def test_entropy_tells_a_stuck_mask(monkeypatch):
+def test_entropy_tells_a_stuck_mask():
     from types import SimpleNamespace
 
-    import pretrain
-    run, ones = SimpleNamespace(world=1), torch.ones(8) * 10
+    from pretrain import Interval
+    run = SimpleNamespace(world=1, device='cpu')
 
     def entropy(hidden):
-        sums = dict(loss=torch.tensor(1.0), tokens=1, places=1, time=time.time() - 1, step=0, hidden=hidden, real=ones)
-        values = pretrain.report(sums, 1, 0.1, torch.tensor(1.0), run)
+        since = Interval(0, 8, run)
+        since.add(torch.tensor(1.0), hidden, None, 8, len(hidden))
+        values = since.report(1, 0.1, torch.tensor(1.0), run)
         return [values[k] for k in ('mask_entropy', 'hidden_least', 'hidden_most')]
-    assert entropy(torch.full((8,), 5.0)) == pytest.approx([1, 0.5, 0.5])
-    stuck = entropy(torch.tensor([10.0, 10, 0, 0, 0, 0, 0, 0]))
+    turns = torch.arange(10)[:, None] % 2 == torch.arange(8) % 2
+    assert entropy(turns) == pytest.approx([1, 0.5, 0.5])
+    stuck = entropy((torch.arange(8) < 2).expand(10, 8))
     assert stuck == pytest.approx([1 / 3, 0, 1], abs=1e-5)  # log 2 / log 8
 
 
 def test_resume_refuses_other_settings_and_keeps_the_statistics(run, table, tmp_path):
     """Another split, input or learning rate would train on other rows, or another objective; more steps are fine."""
-    first = [*TINY, *table, '--mask=guided', '--max_steps=2']
+    first = [*TINY, *table, '--max_steps=2']
     run('pretrain.py', *first, '--test_share=0.2')
     for change in ('--test_share=0.3', '--input_column=a,b,c,d,e', '--lr=0.5', '--n_query=2', '--mask_ratio=0.4'):
         err = run('pretrain.py', *first, '--test_share=0.2', '--resume', change, status=2).stderr
         assert change[2:].split('=')[0] in err
-    log_file = tmp_path / 'out/guided/log.jsonl'
+    log_file = tmp_path / 'out/log.jsonl'
     log_file.write_text(log_file.read_text() + '{"step": 2, "lo')  # what a full disk leaves
     (tmp_path / 'u.csv').write_text((tmp_path / 't.csv').read_text().replace('0.', '9.'))
-    run('pretrain.py', *first, '--dataset=u.csv', '--init_from=out/guided', '--out_dir=next')
+    run('pretrain.py', *first, '--dataset=u.csv', '--init_from=out', '--out_dir=next')
     run('pretrain.py', *first, '--dataset=u.csv', '--resume', '--max_steps=4', '--out_dir=next')  # without init_from
-    a, b = (torch.load(tmp_path / f'{name}/guided/last.pt', weights_only=True) for name in ('out', 'next'))
+    a, b = (torch.load(tmp_path / f'{name}/last.pt', weights_only=True) for name in ('out', 'next'))
     assert torch.equal(a['norm']['mean'], b['norm']['mean']) and b['step'] == 4
     run('pretrain.py', *first, '--test_share=0.2', '--resume', '--max_steps=4')
-    assert [line['step'] for line in log(tmp_path / 'out/guided')] == [2, 4]
-
-
-def test_cuda_is_found_with_an_index(monkeypatch, capsys):
-    """set_up on a machine with a GPU, its calls stood in for: an index for set_device, bfloat16, compiled."""
-    import pretrain
-    used = []
-    for name, value in dict(is_available=lambda: True, set_device=used.append, is_bf16_supported=lambda: True,
-                            get_device_name=lambda: 'a GPU').items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(torch, 'empty', lambda *args, **options: None)
-    found = pretrain.set_up(dict(device='auto', dtype='auto', compile=None))
-    assert str(found.device) == 'cuda:0' and used == [found.device] and found.dtype == 'bfloat16' and found.compile
-    assert 'a GPU' in capsys.readouterr().out
-    assert not pretrain.set_up(dict(device='cuda', dtype='float16', compile=False)).compile
-
-
-def test_learning_rate():
-    lrs = [lr_at(s, 100, 1.0, 0.1, 10) for s in range(100)]
-    falling = sorted(lrs[10:], reverse=True)
-    assert lrs[0] == 0.1 and lrs[9] == lrs[10] == 1.0 and lrs[-1] < 0.102 and lrs == lrs[:10] + falling
-    assert lr_at(55, 100, 1.0, 0.1, 10) == pytest.approx(0.55)  # half-way down the cosine
-    assert {lr_at(s, 10, 0.5, 0.5, 0) for s in range(10)} == {0.5}
+    assert [line['step'] for line in log(tmp_path / 'out')] == [2, 4]
 
 
 def test_start_from_another_run(run, table, tmp_path):
     run('pretrain.py', *TINY, *table, '--mask=random', '--max_steps=2')
-    done = run('pretrain.py', *TINY, *table, '--mask=guided', '--max_steps=1', '--lr=1e-9', '--init_from=out/random',
-               '--out_dir=next')
+    done = run('pretrain.py', *TINY, *table, '--max_steps=1', '--lr=1e-9', '--init_from=out', '--out_dir=next')
     assert ' 0 new' in done.stdout
-    a, b = weights(tmp_path / 'out/random/last.pt'), weights(tmp_path / 'next/guided/last.pt')
+    a, b = weights(tmp_path / 'out/last.pt'), weights(tmp_path / 'next/last.pt')
     assert all(torch.allclose(a[k], b[k], atol=1e-7) for k in a)
 
 
@@ -212,25 +176,25 @@ def test_long_sequences_are_counted(run, lines, tmp_path):
 MISTAKES = [
     (['--sed=1'], "'seed'"), (['--lr=fast'], 'wants float'), (['--n_layer=2.5'], 'wants int'),
     (['config/colider.py'], 'colider'), (['--dataset=missing.csv'], "no file 'missing.csv'"),
-    (['--dataset=hole.csv'], 'NaN'), (['--dataset=ragged.csv'], 'cells'),
+    (['--dataset=hole.csv'], 'finite'), (['--dataset=ragged.csv'], 'cells'),
     (['--dataset=empty.txt'], 'no rows'), (['--dataset=few.txt'], 'batch_size'), (['--mask_ratio=1'], 'everything'),
     (['--mask_ratio=0.01'], 'nothing'), (['--mask=guidd'], "'guided'"),
-    (['--mask=guided', '--mask_ratio=0.1,0.2'], 'one each'), (['--n_head=3'], 'n_head=3 must divide'),
+    (['--mask_ratio=0.1,0.2'], 'wants float'), (['--n_head=3'], 'n_head=3 must divide'),
     (['--seq_len=7'], 'seq_len=7'), (['--norm=max'], 'norm='), (['--device=tpu'], 'device'),
     (['--dtype=int8'], 'dtype'), (['--n_query=0'], 'n_query'), (['--init_from=t.csv'], 'no checkpoint'),
-    (['--valid_share=0.9'], 'valid_share'),
+    (['--val_share=0.9'], 'val_share'),
     (['--log_interval=0'], 'log_interval'), (['--epochs=0'], 'epochs'), (['--seed=-1'], 'seed'),
-    (['--n_latent=-1'], 'n_latent'), (['--mask=guided,guided'], 'twice'), (['--data_dir=t.csv'], 'data_dir'),
+    (['--n_latent=-1'], 'n_latent'), (['--mask=guided,random'], 'guided,random'), (['--data_dir=t.csv'], 'data_dir'),
     (['--batch_size=9', '--accumulation=2'], 'must divide'),
-    (['--probe=10'], 'target=None'), (['--mask=word'], 'mask=word'), (['--mask=patch'], 'mask=patch'),
+    (['--mask_anneal=2'], 'mask_anneal'), (['--mask=word'], 'mask=word'), (['--mask=patch'], 'mask=patch'),
     (['--label_column=z'], "'z'"), (['--lr=1e30', '--max_steps=40'], 'lower lr'),
 ]
 
 
 def test_mistakes_end_in_one_line(run, tmp_path, table):
     """
-    Exit status 2, one line on stderr, no traceback, no checkpoint, no half data set: in this process, and a few by a
-    command line of their own.
+    Exit status 2, one line on stderr, no traceback, no checkpoint, no half data set: in this process, and a
+    few by a command line of their own.
     """
     (tmp_path / 'hole.csv').write_text('a,b,y\n1,2,0\n1,nan,0\n')
     (tmp_path / 'ragged.csv').write_text('a,b,y\n1,2,0\n1,0\n')
