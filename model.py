@@ -15,12 +15,13 @@ floats (d_raw > 0).
     latents          what Q_e is projected from          H                  H, (B, l, d)
 
     B samples   n inputs   m = round(r n) hidden   u = n - m visible   l rows of H: n_latent, or u   h heads
-    d_k = qk_dim / h     d = v_dim, the width of the residual stream
+    d_k = qk_dim / h     d = v_dim, the width of the residual stream; in the decoder it is embed_dim, that of P
 
 Layer by layer as in the authors' code; only the names of the modules differ.
 """
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +47,11 @@ class SMAConfig:
     v_dim: int = 128  # values, all heads together = d, the residual stream
     n_latent: int = 0  # 0 = Transformer
     mlp_ratio: int = 4
+    # no knobs: where weights of the authors differ from the above; 0 = as above
+    first_heads: int = 0
+    decoder_heads: int = 0  # 0: as many of the n_head as embed_dim can be dealt out to
+    decoder_qk_dim: int = 0
+    decoder_mlp_ratio: int = 0
     # the fields in FREE: each stage chooses them anew; all others are the shape, which stays with the weights
     dropout: float = 0.0  # embeddings, attention weights, and what attention and MLP add to the stream
     drop_path: float = 0.0  # chance that a sample skips a block's attention or MLP
@@ -78,6 +84,8 @@ class Layer(nn.Module):
         a block, self-attention   y = x + attend(queries(x), LN(x));   y + MLP(LN(y))      forward
         the masking layer         keys and values from X^ as it is                         SMA.encode
         the decoder               no residual to what asks                                 Decoder
+
+    The values, the residual stream and the MLP are as wide as what asks, q_dim.
     """
 
     def __init__(self, c, q_dim, kv_dim, drop_path=0.0):
@@ -86,11 +94,11 @@ class Layer(nn.Module):
         self.ln_query = nn.LayerNorm(q_dim)
         self.query = nn.Linear(q_dim, c.qk_dim)
         self.key = nn.Linear(kv_dim, c.qk_dim)
-        self.value = nn.Linear(kv_dim, c.v_dim)
-        self.proj = nn.Linear(c.v_dim, c.v_dim)
-        self.ln_mlp = nn.LayerNorm(c.v_dim)
-        self.fc = nn.Linear(c.v_dim, c.mlp_ratio * c.v_dim)
-        self.fc_proj = nn.Linear(c.mlp_ratio * c.v_dim, c.v_dim)
+        self.value = nn.Linear(kv_dim, q_dim)
+        self.proj = nn.Linear(q_dim, q_dim)
+        self.ln_mlp = nn.LayerNorm(q_dim)
+        self.fc = nn.Linear(q_dim, c.mlp_ratio * q_dim)
+        self.fc_proj = nn.Linear(c.mlp_ratio * q_dim, q_dim)
 
     def heads(self, t):
         """(..., n, h * d) -> (..., h, n, d)"""
@@ -108,12 +116,12 @@ class Layer(nn.Module):
         return self.query(self.ln_query(x))
 
     def attend(self, q, kv, filled=None):
-        """q (B or 1, l, qk_dim) from `queries`, kv (B, u, kv_dim), filled (B, u) bool or None -> (B, l, d)."""
-        k, v = self.heads(self.key(kv)), self.heads(self.value(kv))  # (B, h, u, d_k), (B, h, u, d / h)
+        """q (B or 1, l, qk_dim) from `queries`, kv (B, u, kv_dim), filled (B, u) bool or None -> (B, l, q_dim)."""
+        k, v = self.heads(self.key(kv)), self.heads(self.value(kv))  # (B, h, u, d_k), (B, h, u, q_dim / h)
         q = self.heads(q).expand(len(k), -1, -1, -1)  # (B, h, l, d_k)
         see = None if filled is None else filled[:, None, None, :]  # (B, 1, 1, u), True = may be attended to
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=see, dropout_p=self.p if self.training else 0.0)
-        return F.dropout(self.proj(y.transpose(1, 2).flatten(2)), self.p, self.training)  # (B, l, d)
+        return F.dropout(self.proj(y.transpose(1, 2).flatten(2)), self.p, self.training)  # (B, l, q_dim)
 
     def mlp(self, y):
         """y + MLP(LN(y))"""
@@ -128,12 +136,12 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """Eq. 6: queries attend over H, then an MLP, LayerNorm and a Linear to raw values, ids, or labels."""
 
-    def __init__(self, c, n_out):
+    def __init__(self, c, q_dim, n_out):
         super().__init__()
         self.ln_H = nn.LayerNorm(c.v_dim)
-        self.layer = Layer(c, q_dim=c.embed_dim, kv_dim=c.v_dim)
-        self.ln_out = nn.LayerNorm(c.v_dim, eps=1e-12)
-        self.out = nn.Linear(c.v_dim, n_out)
+        self.layer = Layer(c, q_dim, kv_dim=c.v_dim)
+        self.ln_out = nn.LayerNorm(q_dim, eps=1e-12)
+        self.out = nn.Linear(q_dim, n_out)
 
     def forward(self, q, H, filled=None):
         """q (B or 1, m, qk_dim) from `queries`, H (B, l, d), filled (B, l) bool or None -> (B, m, n_out)."""
@@ -152,13 +160,16 @@ class SMA(nn.Module):
         self.ln_embed = nn.LayerNorm(c.embed_dim, eps=1e-12)
         if c.n_latent:
             self.latents = nn.Parameter(torch.empty(c.n_latent, c.v_dim))
-        self.first = Layer(c, q_dim=c.v_dim, kv_dim=c.embed_dim)  # the masking layer
+        first = replace(c, n_head=c.first_heads or c.n_head)
+        self.first = Layer(first, q_dim=c.v_dim, kv_dim=c.embed_dim)  # the masking layer
         self.blocks = nn.ModuleList(Layer(c, c.v_dim, c.v_dim, c.drop_path) for _ in range(c.n_layer - 1))
         if c.n_out:
-            self.head_query = nn.Parameter(torch.empty(1, c.embed_dim))
-            self.head = Decoder(c, c.n_out)
+            self.head_query = nn.Parameter(torch.empty(1, c.v_dim))
+            self.head = Decoder(replace(c, mlp_ratio=1), c.v_dim, c.n_out)
         else:
-            self.decoder = Decoder(c, c.d_raw or N_IDS)
+            decoder = replace(c, n_head=c.decoder_heads or math.gcd(c.n_head, c.embed_dim),
+                              qk_dim=c.decoder_qk_dim or c.qk_dim, mlp_ratio=c.decoder_mlp_ratio or c.mlp_ratio)
+            self.decoder = Decoder(decoder, c.embed_dim, c.d_raw or N_IDS)
         for name, p in self.named_parameters():  # matrices, latents, P: N(0, 0.02); biases 0; LN 1 / 0
             if p.ndim > 1:
                 nn.init.normal_(p, std=0.02)

@@ -251,7 +251,7 @@ def test_decoder_is_eq_6():
     """
     torch.manual_seed(0)
     c = SMAConfig(embed_dim=20, qk_dim=16, v_dim=24, n_head=1, n_latent=3)
-    d = Decoder(c, 7).double()
+    d = Decoder(c, 20, 7).double()
     P, H = torch.randn(1, N, 20).double(), torch.randn(B, 3, 24).double()
     kv, layer = d.ln_H(H), d.layer
     Q = layer.query(layer.ln_query(P))
