@@ -123,8 +123,10 @@ class Layer(nn.Module):
         k, v = self.heads(self.key(kv)), self.heads(self.value(kv))  # (B, h, u, d_k), (B, h, u, q_dim / h)
         q = self.heads(q).expand(len(k), -1, -1, -1)  # (B, h, l, d_k)
         see = None if filled is None else filled[:, None, None, :]  # (B, 1, 1, u), True = may be attended to
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=see, dropout_p=self.p if self.training else 0.0)
-        return F.dropout(self.proj(y.transpose(1, 2).flatten(2)), self.p, self.training)  # (B, l, q_dim)
+        v_wide = F.pad(v, (0, max(k.shape[-1] - v.shape[-1], 0)))  # zeros: fast kernels want one width
+        y = F.scaled_dot_product_attention(q, k, v_wide, see, self.p if self.training else 0.0)
+        y = y[..., :v.shape[-1]].transpose(1, 2).flatten(2)  # (B, l, q_dim)
+        return F.dropout(self.proj(y), self.p, self.training)
 
     def mlp(self, y):
         """y + MLP(LN(y))"""
