@@ -119,7 +119,7 @@ class Layer(nn.Module):
         return self.query(self.ln_query(x))
 
     def attend(self, q, kv, filled=None):
-        """q (B or 1, l, qk_dim) of `queries`, kv (B, u, kv_dim), filled (B, u) bool or None -> (B, l, q_dim)."""
+        """q (B or 1, l, qk_dim) of `queries`, kv (B, u, kv_dim), filled (B, u) or None -> (B, l, q_dim)."""
         k, v = self.heads(self.key(kv)), self.heads(self.value(kv))  # (B, h, u, d_k), (B, h, u, q_dim / h)
         q = self.heads(q).expand(len(k), -1, -1, -1)  # (B, h, l, d_k)
         see = None if filled is None else filled[:, None, None, :]  # (B, 1, 1, u), True = may be attended to

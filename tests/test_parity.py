@@ -133,7 +133,9 @@ def test_a_folder_of_save_pretrained_is_a_checkpoint(tmp_path, file, capsys):
     close(loss, STORED['sma_tiny']['loss'])
     assert torch.equal(hidden, STORED['sma_tiny']['hidden'])
     said = capsys.readouterr().out
-    assert 'SMAForSSL, a Perceiver of 3 layers' in said and 'parameters; left out:' in said
+    copies = 35 + 4 + 4 if file == 'pytorch_model.bin' else 0  # the student, twice what embeds
+    assert f'{tmp_path}: SMAForSSL, a Perceiver of 3 layers, ' in said
+    assert f' parameters; left out: {copies} copies, 0 unused weights, share_embedding_weights\n' in said
     assert checkpoint['config'] == dict(mask='guided', mask_ratio=0.3, n_query=4)
 
 
@@ -158,6 +160,37 @@ def test_what_is_not_here_is_named(tmp_path, change, word):
     (tmp_path / 'config.json').write_text(json.dumps(config))
     with pytest.raises(UserError, match=word):
         load(tmp_path)
+
+
+def test_what_only_training_knows_and_weights_without_use_are_left_out_aloud():
+    case = STORED['self-attention, bytes, padding']
+    teacher = {**case['config']['teacher_args'], 'target_mean': [0.5], 'reconstruction_weighted_loss': True}
+    noise = [['RandomlySelectedCrossAttentionMasking', dict(masking_ratio=0.2, num_per_query=3, mask_self=True,
+                                                            head_aggregation='mean')]]
+    config = {**case['config'], 'teacher_args': teacher, 'cross_train_noising_args': noise}
+    state = unpacked(case['state'])
+    state.update({'perceiver.decoder.pre_layernorm.bias': torch.zeros(16),  # a head that was never tuned
+                  'teacher.ema_teacher.model.encoding_latents.latents': torch.zeros(5, 16)})
+    checkpoint, about = from_theirs(config, state)
+    assert about.endswith(', 2 unused weights, target_mean, reconstruction_weighted_loss, mask_self')
+    assert checkpoint['config'] == dict(mask='guided', mask_ratio=0.2, n_query=1)
+    pixels = STORED['cross-attention, pixels']
+    config = {**pixels['config'], 'cross_train_noising_args': None}
+    checkpoint, _ = from_theirs(config, unpacked(pixels['state']))
+    assert checkpoint['config']['mask'] == 'random' and checkpoint['config']['image_size'] == 3
+    assert checkpoint['norm'] is None
+
+
+def test_a_fine_tuned_model_of_theirs_embeds(run, tmp_path):
+    case = STORED['self-attention, bytes, padding']
+    (tmp_path / 'tuned').mkdir()
+    (tmp_path / 'tuned/config.json').write_text(json.dumps(case['tuned_config']))
+    torch.save(unpacked(case['tuned_state']), tmp_path / 'tuned/pytorch_model.bin')
+    (tmp_path / 't.txt').write_text('ABC\nDEFG\nHIJKL\n' * 9)
+    run('eval.py', '--ckpt=tuned', '--embed=t.txt', '--device=cpu')
+    assert np.load(tmp_path / 't.embeddings.npy').shape == (27, 16)
+    assert 'embed or probe it' in run('eval.py', '--ckpt=tuned', '--dataset=t.txt', status=2).stderr
+    assert 'fine-tuned model' in run('finetune.py', '--init_from=tuned', '--dataset=t.txt', status=2).stderr
 
 
 def test_broken_folders_are_one_line(tmp_path):
