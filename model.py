@@ -400,28 +400,25 @@ def from_theirs(c, state):
     d, e, h = c['latent_channels'], c['embedded_channels'], c['num_self_attention_heads']
     n, qk, ratio = c['max_position_embeddings'], c['qk_channels'] or d, c['self_attention_widening_factor']
     only(c, v_channels=d, num_blocks=1, hidden_act='gelu', use_query_residual=True, final_project=True,
-         use_position_embeddings=True)
-    if discrete:
-        only(c, num_discrete_tokens=N_IDS)
+         use_position_embeddings=True, **{'num_discrete_tokens': N_IDS} if discrete else {})
     if cross:
         only(c, cross_attention_widening_factor=ratio, encoder_cross_attention_channels=qk)
     if tuned:
         only(c, decoder_type='cross_attention', decoder_latent_channels=d, decoder_attention_channels=qk,
              decoder_heads=h, num_outputs=1, post_decoder_layers=None)
     else:
-        only({'architecture': kind}, architecture='SMAForSSL')
-        only({'share_decoder_queries': False, **decoder}, share_decoder_queries=True, query_num_channels=e,
-             v_channels=e, use_query_residual=False, add_mask_token=False, post_decoder_layers=None)
+        only({'share_decoder_queries': False, **decoder, 'architecture': kind}, architecture='SMAForSSL',
+             share_decoder_queries=True, query_num_channels=e, v_channels=e, use_query_residual=False,
+             add_mask_token=False, post_decoder_layers=None)
     args = dict(d_raw=0 if discrete else c['input_channels'], embed_dim=e, seq_len=n, qk_dim=qk, n_head=h,
                 v_dim=d, n_layer=1 + c['num_self_attends_per_block'], n_latent=c['num_latents'] * cross,
                 mlp_ratio=ratio, n_out=len(state['perceiver.decoder.final_project.bias']) if tuned else 0)
-    if cross and c['num_cross_attention_heads'] != h:
-        args['first_heads'] = c['num_cross_attention_heads']
-    for k, has, same in (('heads', decoder.get('num_heads') or c['decoder_heads'], math.gcd(h, e)),
-                         ('qk_dim', decoder.get('qk_channels') or e, qk),
-                         ('mlp_ratio', decoder.get('widening_factor', 1), ratio)):
-        if not tuned and has != same:
-            args[f'decoder_{k}'] = has
+    others = {'first_heads': (c['num_cross_attention_heads'] if cross else h, h)}  # (theirs, what 0 means)
+    if not tuned:
+        others.update(decoder_heads=(decoder.get('num_heads') or c['decoder_heads'], math.gcd(h, e)),
+                      decoder_qk_dim=(decoder.get('qk_channels') or e, qk),
+                      decoder_mlp_ratio=(decoder.get('widening_factor', 1), ratio))
+    args.update({k: has for k, (has, same) in others.items() if has != same})
 
     weights, n_copy, n_unused = {}, 0, 0
     for name, t in state.items():
@@ -447,15 +444,13 @@ def from_theirs(c, state):
     config = dict(mask='guided' if guided else 'random', mask_ratio=mask_ratio,
                   n_query=max(round(n * mask_ratio / noise.get('num_per_query', 576)), 1))
     config.update({'image_size': math.isqrt(n)} if args['d_raw'] == 3 else {})
-    # what only training knows is named and left out
-    options = {'head_aggregation': 'mean', 'exclude_seen_reconstruction': True, **dict.fromkeys(
+    usual = {'head_aggregation': 'mean', 'exclude_seen_reconstruction': True, **dict.fromkeys(
         ('target_mean', 'target_std', 'target_clip', 'reconstruction_weighted_loss', 'share_embedding_weights',
-         'mask_self', 'select_initial_ratio'))}
-    asked = {**teacher, **decoder, **noise}
-    left_out = [k for k, v in options.items() if (asked.get(k, v) or None) != v]
+         'mask_self', 'select_initial_ratio'))}  # matters to training alone: named, and left out
+    asked = {**usual, **teacher, **decoder, **noise}
     about = (f'{kind}, a {"Perceiver" if cross else "Transformer"} of {args["n_layer"]} layers, '
-             f'{sum(p.numel() for p in model.parameters()):,} parameters; left out: '
-             + ', '.join([f'{n_copy} copies', f'{n_unused} unused weights', *left_out]))
+             f'{sum(p.numel() for p in model.parameters()):,} parameters; left out: {n_copy} copies, '
+             f'{n_unused} unused weights' + ''.join(f', {k}' for k in usual if (asked[k] or None) != usual[k]))
     norm = {'kind': 'none'} if discrete else None  # None: the files do not say; fitted to the data at hand
     return dict(model=weights, model_args={**vars(SMAConfig()), **args}, norm=norm, columns=None,
                 config=config), about

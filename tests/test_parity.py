@@ -274,3 +274,19 @@ def test_all_stages_take_their_weights(hub, run, tmp_path):
     run('eval.py', '--ckpt=hf:me/tiny', *data, '--show=masks', '--split=all')
     assert 'also hidden' in run('eval.py', f'--ckpt={TINY}', *data, '--show=masks', '--split=all',
                                 f'--show_out={tmp_path}').stdout
+
+
+def test_floats_are_scaled_by_the_data_at_hand(run, tmp_path):
+    case = STORED['self-attention, floats']
+    (tmp_path / 'theirs').mkdir()
+    (tmp_path / 'theirs/config.json').write_text(json.dumps(case['config']))
+    torch.save(unpacked(case['state']), tmp_path / 'theirs/pytorch_model.bin')
+    x = np.random.default_rng(0).normal(5, 3, (90, 13))
+    np.savetxt(tmp_path / 't.csv', x, delimiter=',', comments='', header=','.join('abcdefghijkly'))
+    data = ['--dataset=t.csv', '--label_column=y', '--device=cpu', '--batch_size=8', '--max_steps=2']
+    run('pretrain.py', *data, '--init_from=theirs', '--out_dir=pre')
+    run('finetune.py', *data, '--init_from=scratch,theirs', '--out_dir=ft', '--seeds=0', '--target=regression')
+    norms = [torch.load(tmp_path / path, weights_only=True)['norm'] for path in
+             ('pre/last.pt', 'ft/scratch-lr0.001-seed0.pt', 'ft/theirs-lr0.001-seed0.pt')]
+    assert all(norm['kind'] == 'standard' and 4 < norm['mean'].mean() < 6 for norm in norms)
+    assert all(torch.equal(norm['std'], norms[0]['std']) for norm in norms)
