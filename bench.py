@@ -24,6 +24,7 @@ once untimed before it is timed. Data sets known by name are stood in for by ran
 """
 
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -132,8 +133,9 @@ def their_model(c, how, n):
     r, h, mlp, loss = how.mask_ratio, c.n_head, c.mlp_ratio, 'mse' if c.d_raw else 'crossentropy'
     noise = dict(masking_ratio=r, num_per_query=max(1, round(r * n / how.n_query)))
     # their decoder's second LayerNorm is as wide as its queries, the position embeddings: so are its values
-    decoder = dict(query_num_channels=c.embed_dim, v_channels=c.embed_dim, qk_channels=c.qk_dim, num_heads=h,
-                   widening_factor=mlp, use_query_residual=False, share_decoder_queries=True)
+    decoder = dict(query_num_channels=c.embed_dim, v_channels=c.embed_dim, qk_channels=c.qk_dim,
+                   num_heads=math.gcd(h, c.embed_dim), widening_factor=mlp, use_query_residual=False,
+                   share_decoder_queries=True)
     return SMAForSSL(SMAConfig(
         encoder_type='cross_attention' if c.n_latent else 'self_attention', max_position_embeddings=c.seq_len,
         input_type='continuous' if c.d_raw else 'discrete', input_channels=c.d_raw or 1, dense_use_bias=True,

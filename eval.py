@@ -35,7 +35,7 @@ from model import build, load, load_weights, take, where_true
 from runtime import check_masking, check_numbers, masked_loss, open_data, outputs, say, score_rows, set_up
 
 # -----------------------------------------------------------------------------
-ckpt = ''  # a checkpoint of pretrain.py or finetune.py, or a folder with last.pt
+ckpt = ''  # a checkpoint of pretrain.py or finetune.py, a folder with last.pt, or hf:OWNER/NAME
 split = 'test'  # rows to score: train, val, test or all
 embed: str | None = None  # a file, or a folder of images: write one vector for each of its rows
 embed_out: str | None = None  # where to; None = FILE.embeddings.npy in the current folder
@@ -90,8 +90,10 @@ def main():
         return show_curves(runs, Path(show_out or (*runs, '.')[0]))
     if not ckpt:
         fail('say which checkpoint: --ckpt=out/...')
-    checkpoint = load(ckpt, keys=('model', 'model_args', 'config', 'norm'))
+    checkpoint = load(ckpt, ('model', 'model_args', 'config', 'norm'), data_dir)
     own, outcome = checkpoint['config'], checkpoint.get('outcome')
+    if checkpoint['model_args'].get('n_out') and not (outcome or embed or probe):
+        fail(f'{ckpt} is a fine-tuned model that does not name its labels: embed or probe it')
     given = {f.name: config[f.name] for f in fields(Masking) if config.get(f.name) is not None}
     if outcome and (show or given):
         fail(f'{ckpt} is a fine-tuned model, which hides nothing: show and masks want a pre-trained one')
@@ -135,7 +137,8 @@ def main():
             how = replace(how, mask='guided')  # what this model would choose
         check_masking(how, data.lengths(rows), data.d_raw)
         if show:
-            out = Path(show_out or (ckpt if Path(ckpt).is_dir() else Path(ckpt).parent))
+            home = Path(ckpt.replace('hf:', 'out/'))
+            out = Path(show_out or (home.parent if home.is_file() else home))
             return (show_masks if show == 'masks' else show_overlap)(model, data, rows, how, out, run)
         value = masked_loss(model, data, rows, how, batch_size, run)
         say(run, f'masked loss {where}, {how.mask} masks, ratio {how.mask_ratio}: {value:.4f}')

@@ -5,6 +5,7 @@ alike.
     python finetune.py config/finetune_collider.py              the quick start's: 1,000 labels
     python finetune.py --dataset=my.csv --label_column=y        your own table, from scratch and from out/my/*
     python finetune.py --init_from=out/my/guided                the checkpoint knows its data set
+    python finetune.py config/finetune_tape.py --init_from=hf:jxie/sma-protein      weights of the authors
     python finetune.py --n_train=100 --batch_size=32 --seeds=0,1,2,3,4          fewer labels, more seeds
     torchrun --nproc_per_node=8 finetune.py config/NAME.py      8 GPUs
 
@@ -52,7 +53,7 @@ target: str | None = None  # binary, multiclass or regression; None = the data s
 metric: str | None = None  # one of METRICS in data.py; None = the data set's own, else accuracy or rmse
 n_train: int | None = None  # labelled rows, another draw for each seed; None = all
 # what to start from
-init_from = ()  # scratch, checkpoints, folders of runs; () = scratch and the runs in out/DATASET
+init_from = ()  # scratch, checkpoints, hf:OWNER/NAME, folders of runs; () = scratch and out/DATASET's runs
 # model, where no checkpoint says: the shape of `scratch` is that of the first checkpoint in init_from
 embed_dim = 64  # width of the embedded inputs
 seq_len: int | None = None  # most inputs; None = as many as the data has
@@ -180,6 +181,8 @@ def main():
     config['dataset'] = dataset or (None if first else 'collider')
     data, config['seq_len'] = open_data(config, run, first)
     config.update(data_knobs(config, first), max_len=data.max_len)
+    for begin in filter(None, starts.values()):
+        begin['norm'] = begin['norm'] or data.norm  # the authors' weights do not say
     config['out_dir'] = out_dir or f'out/finetune_{name_of(config["dataset"])}'
     outcome, rows, note = settle_outcome(data, target, metric)
     if note:
@@ -252,8 +255,8 @@ def find_starts(names, wanted):
         for found in [str(path.parent) for path in runs] or [name] * bool(wanted or name == 'scratch'):
             starts[found] = None
             if found != 'scratch':
-                starts[found] = load(found, keys=('model', 'model_args', 'norm', 'config'))
-                if 'outcome' in starts[found]:
+                starts[found] = load(found, ('model', 'model_args', 'norm', 'config'), data_dir)
+                if starts[found]['model_args'].get('n_out'):
                     fail(f'{found} is a fine-tuned model: start from a pre-trained one')
     return starts
 

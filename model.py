@@ -15,12 +15,16 @@ floats (d_raw > 0).
     latents          what Q_e is projected from          H                  H, (B, l, d)
 
     B samples   n inputs   m = round(r n) hidden   u = n - m visible   l rows of H: n_latent, or u   h heads
-    d_k = qk_dim / h     d = v_dim, the width of the residual stream
+    d_k = qk_dim / h     d = v_dim, the width of the residual stream; in the decoder it is embed_dim, that of P
 
 Layer by layer as in the authors' code; only the names of the modules differ.
 """
 
-from dataclasses import dataclass, fields
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +32,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from configurator import fail, start
+from configurator import UserError, fail, start
 from masking import FIRST_BYTE, Masking, attention_map, choose_mask
 
 N_IDS = 262  # PAD 0, BOS 1, EOS 2, MASK 3, CLS 4, SEP 5, then byte b is b + 6 (Perceiver IO)
@@ -46,6 +50,11 @@ class SMAConfig:
     v_dim: int = 128  # values, all heads together = d, the residual stream
     n_latent: int = 0  # 0 = Transformer
     mlp_ratio: int = 4
+    # no knobs: where weights of the authors differ from the above; 0 = as above
+    first_heads: int = 0
+    decoder_heads: int = 0  # 0: as many of the n_head as embed_dim can be dealt out to
+    decoder_qk_dim: int = 0
+    decoder_mlp_ratio: int = 0
     # the fields in FREE: each stage chooses them anew; all others are the shape, which stays with the weights
     dropout: float = 0.0  # embeddings, attention weights, and what attention and MLP add to the stream
     drop_path: float = 0.0  # chance that a sample skips a block's attention or MLP
@@ -78,6 +87,8 @@ class Layer(nn.Module):
         a block, self-attention   y = x + attend(queries(x), LN(x));   y + MLP(LN(y))      forward
         the masking layer         keys and values from X^ as it is                         SMA.encode
         the decoder               no residual to what asks                                 Decoder
+
+    The values, the residual stream and the MLP are as wide as what asks, q_dim.
     """
 
     def __init__(self, c, q_dim, kv_dim, drop_path=0.0):
@@ -86,11 +97,11 @@ class Layer(nn.Module):
         self.ln_query = nn.LayerNorm(q_dim)
         self.query = nn.Linear(q_dim, c.qk_dim)
         self.key = nn.Linear(kv_dim, c.qk_dim)
-        self.value = nn.Linear(kv_dim, c.v_dim)
-        self.proj = nn.Linear(c.v_dim, c.v_dim)
-        self.ln_mlp = nn.LayerNorm(c.v_dim)
-        self.fc = nn.Linear(c.v_dim, c.mlp_ratio * c.v_dim)
-        self.fc_proj = nn.Linear(c.mlp_ratio * c.v_dim, c.v_dim)
+        self.value = nn.Linear(kv_dim, q_dim)
+        self.proj = nn.Linear(q_dim, q_dim)
+        self.ln_mlp = nn.LayerNorm(q_dim)
+        self.fc = nn.Linear(q_dim, c.mlp_ratio * q_dim)
+        self.fc_proj = nn.Linear(c.mlp_ratio * q_dim, q_dim)
 
     def heads(self, t):
         """(..., n, h * d) -> (..., h, n, d)"""
@@ -108,12 +119,14 @@ class Layer(nn.Module):
         return self.query(self.ln_query(x))
 
     def attend(self, q, kv, filled=None):
-        """q (B or 1, l, qk_dim) from `queries`, kv (B, u, kv_dim), filled (B, u) bool or None -> (B, l, d)."""
-        k, v = self.heads(self.key(kv)), self.heads(self.value(kv))  # (B, h, u, d_k), (B, h, u, d / h)
+        """q (B or 1, l, qk_dim) of `queries`, kv (B, u, kv_dim), filled (B, u) or None -> (B, l, q_dim)."""
+        k, v = self.heads(self.key(kv)), self.heads(self.value(kv))  # (B, h, u, d_k), (B, h, u, q_dim / h)
         q = self.heads(q).expand(len(k), -1, -1, -1)  # (B, h, l, d_k)
         see = None if filled is None else filled[:, None, None, :]  # (B, 1, 1, u), True = may be attended to
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=see, dropout_p=self.p if self.training else 0.0)
-        return F.dropout(self.proj(y.transpose(1, 2).flatten(2)), self.p, self.training)  # (B, l, d)
+        v_wide = F.pad(v, (0, max(k.shape[-1] - v.shape[-1], 0)))  # zeros: fast kernels want one width
+        y = F.scaled_dot_product_attention(q, k, v_wide, see, self.p if self.training else 0.0)
+        y = y[..., :v.shape[-1]].transpose(1, 2).flatten(2)  # (B, l, q_dim)
+        return F.dropout(self.proj(y), self.p, self.training)
 
     def mlp(self, y):
         """y + MLP(LN(y))"""
@@ -128,12 +141,12 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """Eq. 6: queries attend over H, then an MLP, LayerNorm and a Linear to raw values, ids, or labels."""
 
-    def __init__(self, c, n_out):
+    def __init__(self, c, q_dim, n_out):
         super().__init__()
         self.ln_H = nn.LayerNorm(c.v_dim)
-        self.layer = Layer(c, q_dim=c.embed_dim, kv_dim=c.v_dim)
-        self.ln_out = nn.LayerNorm(c.v_dim, eps=1e-12)
-        self.out = nn.Linear(c.v_dim, n_out)
+        self.layer = Layer(c, q_dim, kv_dim=c.v_dim)
+        self.ln_out = nn.LayerNorm(q_dim, eps=1e-12)
+        self.out = nn.Linear(q_dim, n_out)
 
     def forward(self, q, H, filled=None):
         """q (B or 1, m, qk_dim) from `queries`, H (B, l, d), filled (B, l) bool or None -> (B, m, n_out)."""
@@ -152,13 +165,16 @@ class SMA(nn.Module):
         self.ln_embed = nn.LayerNorm(c.embed_dim, eps=1e-12)
         if c.n_latent:
             self.latents = nn.Parameter(torch.empty(c.n_latent, c.v_dim))
-        self.first = Layer(c, q_dim=c.v_dim, kv_dim=c.embed_dim)  # the masking layer
+        first = replace(c, n_head=c.first_heads or c.n_head)
+        self.first = Layer(first, q_dim=c.v_dim, kv_dim=c.embed_dim)  # the masking layer
         self.blocks = nn.ModuleList(Layer(c, c.v_dim, c.v_dim, c.drop_path) for _ in range(c.n_layer - 1))
         if c.n_out:
-            self.head_query = nn.Parameter(torch.empty(1, c.embed_dim))
-            self.head = Decoder(c, c.n_out)
+            self.head_query = nn.Parameter(torch.empty(1, c.v_dim))
+            self.head = Decoder(replace(c, mlp_ratio=1), c.v_dim, c.n_out)
         else:
-            self.decoder = Decoder(c, c.d_raw or N_IDS)
+            wide = replace(c, n_head=c.decoder_heads or math.gcd(c.n_head, c.embed_dim),
+                           qk_dim=c.decoder_qk_dim or c.qk_dim, mlp_ratio=c.decoder_mlp_ratio or c.mlp_ratio)
+            self.decoder = Decoder(wide, c.embed_dim, c.d_raw or N_IDS)
         for name, p in self.named_parameters():  # matrices, latents, P: N(0, 0.02); biases 0; LN 1 / 0
             if p.ndim > 1:
                 nn.init.normal_(p, std=0.02)
@@ -312,9 +328,14 @@ def save(path, checkpoint):
     path.with_suffix('.tmp').replace(path)
 
 
-def load(path, keys=('model', 'model_args', 'config')):
-    """A checkpoint of ours that has these keys; a folder means its last.pt. Only tensors are unpickled."""
-    path = Path(path)
+def load(path, keys=('model', 'model_args', 'config'), data_dir='datasets'):
+    """
+    A checkpoint that has these keys; a folder means its last.pt. Only tensors are unpickled. The authors'
+    weights, a folder with config.json or hf:OWNER/NAME (kept in DATA_DIR/downloads), are turned into ours.
+    """
+    theirs, path = str(path).startswith('hf:') or Path(path, 'config.json').exists(), Path(path)
+    if theirs and not (path / 'last.pt').exists():
+        return load_theirs(str(path), data_dir)
     path = path / 'last.pt' if path.is_dir() else path
     if not path.is_file():
         fail(f'no checkpoint {path}: a .pt file, or a folder with last.pt in it, is wanted')
@@ -344,6 +365,141 @@ def load_weights(model, state, new=(), dropped=()):
     if odd:
         fail(f'the checkpoint does not fit the model at {len(odd)} weights, {odd[0]} for one')
     return len(state) - len(result.unexpected_keys), len(result.missing_keys)
+
+
+# -----------------------------------------------------------------------------
+# the authors' weights (github.com/Johnathan-Xie/sma)
+
+THEIR_NAMES = [  # (part of a name of theirs, ours), replaced one after the other
+    (re.compile(theirs), ours) for theirs, ours in (
+        (r'^(perceiver|teacher\.student_model)\.', ''),  # the teacher is saved with the student in it
+        (r'^(.*decoder|teacher)\.encoder_input_preproces+or\.', 'input_preprocessor.'),
+        (r'^decoder\.decoder_latents\.latents$', 'head_query'), (r'^decoder\.', 'head.'),
+        (r'^teacher\.reconstruction_decoder\.', 'decoder.'), (r'\.decoding_cross_attention\.', '.layer.'),
+        (r'\.pre_layernorm\.', '.ln_H.'), (r'\.final_layernorm\.', '.ln_out.'),
+        (r'\.(final_project|embedding_layer)\.', '.out.'),
+        (r'^input_preprocessor\.(embeddings|input_projection)\.', 'value_embedding.'),
+        (r'^input_preprocessor\.position_embeddings\.weight$', 'P'),
+        (r'^input_preprocessor\.layernorm\.', 'ln_embed.'), (r'^encoding_latents\.latents$', 'latents'),
+        (r'^encoder\.cross_attention\.', 'first.'), (r'^encoder\.self_attends\.', 'blocks.'),
+        (r'\.attention\.attention\.layernorm1\.', '.ln_query.'), (r'\.attention\.attention\.', '.'),
+        (r'\.attention\.output\.dense\.', '.proj.'), (r'\.layernorm\.', '.ln_mlp.'),
+        (r'\.mlp\.dense1\.', '.fc.'), (r'\.mlp\.dense2\.', '.fc_proj.'))]
+
+
+def from_theirs(c, state):
+    """Their config.json, a dict, and weights -> a checkpoint of ours, and a sentence on what was read."""
+    def only(have, **want):  # None is their default, which is ours
+        for k, v in want.items():
+            if have.get(k, v) not in (v, None):
+                fail(f'config.json asks for {k}={have[k]!r}, and there is only {v!r} here')
+
+    kind, teacher = (c.get('architectures') or ['SMAForSSL'])[0], c.get('teacher_args') or {}
+    tuned, decoder = kind == 'SMAForSequenceClassification', teacher.get('reconstruction_decoder_args') or {}
+    cross, discrete = c['encoder_type'] == 'cross_attention', c['input_type'] == 'discrete'
+    d, e, h = c['latent_channels'], c['embedded_channels'], c['num_self_attention_heads']
+    n, qk, ratio = c['max_position_embeddings'], c['qk_channels'] or d, c['self_attention_widening_factor']
+    only(c, v_channels=d, num_blocks=1, hidden_act='gelu', use_query_residual=True, final_project=True,
+         use_position_embeddings=True)
+    if discrete:
+        only(c, num_discrete_tokens=N_IDS)
+    if cross:
+        only(c, cross_attention_widening_factor=ratio, encoder_cross_attention_channels=qk)
+    if tuned:
+        only(c, decoder_type='cross_attention', decoder_latent_channels=d, decoder_attention_channels=qk,
+             decoder_heads=h, num_outputs=1, post_decoder_layers=None)
+    else:
+        only({'architecture': kind}, architecture='SMAForSSL')
+        only({'share_decoder_queries': False, **decoder}, share_decoder_queries=True, query_num_channels=e,
+             v_channels=e, use_query_residual=False, add_mask_token=False, post_decoder_layers=None)
+    args = dict(d_raw=0 if discrete else c['input_channels'], embed_dim=e, seq_len=n, qk_dim=qk, n_head=h,
+                v_dim=d, n_layer=1 + c['num_self_attends_per_block'], n_latent=c['num_latents'] * cross,
+                mlp_ratio=ratio, n_out=len(state['perceiver.decoder.final_project.bias']) if tuned else 0)
+    if cross and c['num_cross_attention_heads'] != h:
+        args['first_heads'] = c['num_cross_attention_heads']
+    for k, has, same in (('heads', decoder.get('num_heads') or c['decoder_heads'], math.gcd(h, e)),
+                         ('qk_dim', decoder.get('qk_channels') or e, qk),
+                         ('mlp_ratio', decoder.get('widening_factor', 1), ratio)):
+        if not tuned and has != same:
+            args[f'decoder_{k}'] = has
+
+    weights, n_copy, n_unused = {}, 0, 0
+    for name, t in state.items():
+        for theirs, ours in THEIR_NAMES:
+            name = theirs.sub(ours, name)
+        unused = name.startswith('teacher.ema') or name.startswith('head') and not tuned
+        n_copy, n_unused = n_copy + (name in weights), n_unused + unused
+        weights.update({} if unused else {name: t})
+    if 'decoder.out.bias' in weights:  # the decoder's last matrix may be the table of bytes, kept once
+        weights.setdefault('decoder.out.weight', weights['value_embedding.weight'])
+    with torch.device('meta'):
+        model = build(args)
+    for name, p in model.state_dict().items():  # a Linear of theirs may have no bias
+        if name.endswith('.bias') and not c.get('dense_use_bias'):
+            weights.setdefault(name, torch.zeros(p.shape, dtype=weights['P'].dtype))
+    load_weights(model, {k: t.to('meta') for k, t in weights.items()})
+    if tuned:  # their query is added to its answer: a constant, like a bias
+        weights['head.layer.proj.bias'] = weights['head.layer.proj.bias'] + weights['head_query'][0]
+
+    guided = c.get('cross_train_noising_args')
+    noise = (guided or teacher.get('train_transform_args') or [['', {}]])[0][1]
+    mask_ratio = noise.get('masking_ratio', 0.5)
+    config = dict(mask='guided' if guided else 'random', mask_ratio=mask_ratio,
+                  n_query=max(round(n * mask_ratio / noise.get('num_per_query', 576)), 1))
+    config.update({'image_size': math.isqrt(n)} if args['d_raw'] == 3 else {})
+    # what only training knows is named and left out
+    options = {'head_aggregation': 'mean', 'exclude_seen_reconstruction': True, **dict.fromkeys(
+        ('target_mean', 'target_std', 'target_clip', 'reconstruction_weighted_loss', 'share_embedding_weights',
+         'mask_self', 'select_initial_ratio'))}
+    asked = {**teacher, **decoder, **noise}
+    left_out = [k for k, v in options.items() if (asked.get(k, v) or None) != v]
+    about = (f'{kind}, a {"Perceiver" if cross else "Transformer"} of {args["n_layer"]} layers, '
+             f'{sum(p.numel() for p in model.parameters()):,} parameters; left out: '
+             + ', '.join([f'{n_copy} copies', f'{n_unused} unused weights', *left_out]))
+    norm = {'kind': 'none'} if discrete else None  # None: the files do not say; fitted to the data at hand
+    return dict(model=weights, model_args={**vars(SMAConfig()), **args}, norm=norm, columns=None,
+                config=config), about
+
+
+def load_theirs(path, data_dir):
+    """config.json and model.safetensors or pytorch_model.bin, in a folder or at huggingface.co, as ours."""
+    def get(name):
+        if not path.startswith('hf:'):
+            return Path(path, name)
+        from prepare import download  # upwards, like data.open_dataset
+        name = f'{path[3:]}/resolve/main/{name}'
+        return download(name, f'https://huggingface.co/{name}', None, None, data_dir)
+    about = get('config.json')
+    try:
+        file = get('model.safetensors')
+    except UserError:  # that of download: not there
+        file = get('pytorch_model.bin')
+    file = file if file.exists() else get('pytorch_model.bin')
+    try:
+        safe = file.suffix == '.safetensors'
+        state = read_safetensors(file) if safe else torch.load(file, map_location='cpu', weights_only=True)
+        checkpoint, about = from_theirs(json.loads(about.read_text()), state)
+    except UserError:
+        raise
+    except Exception as error:  # files may be damaged in many ways
+        fail(f'{path}: {file.name} or config.json is missing, cut short or of another kind '
+             f'({type(error).__name__}: {error})')
+    if os.environ.get('RANK', '0') == '0':
+        print(f'{path}: {about}', flush=True)
+    return checkpoint
+
+
+def read_safetensors(path):
+    """{name: tensor}. The file: 8 bytes, the header's length; the header, JSON; the numbers."""
+    kinds = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, I64=torch.int64)
+    with open(path, 'rb') as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), 'little')))
+        header.pop('__metadata__', None)
+        numbers, tensors = bytearray(f.read()), {}
+    for name, about in header.items():
+        start, end = about['data_offsets']
+        tensors[name] = torch.frombuffer(numbers[start:end], dtype=kinds[about['dtype']]).view(about['shape'])
+    return tensors
 
 
 # -----------------------------------------------------------------------------

@@ -231,8 +231,8 @@ def download(name, address, size, digest, data_dir):
     if address is None:
         fail(f'{name} is not for download: put that folder, with train/ and val/ in it, or a link to it, '
              f'{by_hand}')
-    folder.mkdir(parents=True, exist_ok=True)
-    part, left_behind = temporary(folder / name, name)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)  # a name may have folders in it
+    part, left_behind = temporary(folder / name, Path(name).name)
     for old in left_behind:
         with suppress(FileNotFoundError):  # another process was faster
             old.replace(part)

@@ -79,7 +79,7 @@ dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 e
 compile: bool | None = None  # torch.compile; None = on cuda only
 out_dir: str | None = None  # None = out/DATASET/MASK
 resume = False  # go on from OUT_DIR/last.pt where there is one
-init_from: str | None = None  # a checkpoint whose weights to start from
+init_from: str | None = None  # a checkpoint whose weights and shape to start from, or hf:OWNER/NAME
 log_interval = 100  # steps between lines of the log
 eval_interval = 500  # steps between validations
 save_interval = 500  # steps between saves of last.pt
@@ -98,7 +98,10 @@ def main():
     out = Path(out_dir or f'out/{name_of(dataset)}/{mask}')
     run, stop = set_up(config), Stop()
 
-    # data
+    # data, and the weights to start from
+    given = load(init_from, ('model', 'model_args', 'norm', 'config'), data_dir) if init_from else None
+    shape = shape_of(given['model_args']) if given else {}  # the model's, whatever the knobs say
+    config.update({k: v for k, v in shape.items() if k in config})
     data, width = open_data(config, run)
     train_rows, val_rows = data.rows('train'), data.rows('val')
     if not len(train_rows):
@@ -111,7 +114,7 @@ def main():
 
     # model and optimiser
     seed_all(seed)
-    raw = build(config, d_raw=data.d_raw).to(run.device)  # the model without wrappers
+    raw = build({**config, **shape}, d_raw=data.d_raw).to(run.device)  # the model without wrappers
     model_args = dict(vars(raw.config))
     optimizer = make_optimizer(raw, lr, weight_decay, run.device)
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == 'float16')
@@ -133,13 +136,11 @@ def main():
         forget_after(step, out / 'log.jsonl', run)
         say(run, f'resumed {out}/last.pt at step {step:,} of {total:,}')
     else:
-        if init_from:
-            given = load(init_from, keys=('model', 'norm', 'config'))
-            data.norm = given['norm']  # the scale those weights know
+        known = given and given['norm']  # the scale those weights know
+        data.norm = known or fit_norm(data, train_rows, norm)
+        if given:
             copied, new = load_weights(raw, given['model'], new=('decoder.',), dropped=('head.', 'head_query'))
-            say(run, f'{copied} weights from {init_from}, {new} new')
-        else:
-            data.norm = fit_norm(data, train_rows, norm)
+            say(run, f'{copied} weights from {init_from}, whose shape the model has, {new} new')
         for name in ('log.jsonl', 'best.pt') if run.rank == 0 else ():  # of an earlier run
             (out / name).unlink(missing_ok=True)
     model = wrap(raw, run)

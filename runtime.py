@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import fail, nearest
-from data import check_fits, data_knobs, describe, open_dataset, score, scoring
+from data import check_fits, data_knobs, describe, fit_norm, open_dataset, score, scoring
 from masking import BLIND, GUIDED
 
 
@@ -74,7 +74,8 @@ def open_data(config, run, checkpoint=None):
     seq_len, max_len = config.get('seq_len'), config.get('max_len')
     if checkpoint:
         check_fits(dataset, checkpoint)
-        dataset.norm = checkpoint['norm']
+        dataset.norm = checkpoint['norm'] or \
+            fit_norm(dataset, dataset.rows('train'), config.get('norm') or 'standard')
         seq_len, max_len = checkpoint['model_args']['seq_len'], max_len or checkpoint['config'].get('max_len')
     seq_len = dataset.set_lengths(seq_len, max_len)
     if dataset.n_cut:

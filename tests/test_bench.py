@@ -27,12 +27,12 @@ def test_flops_are_those_counted_by_hand():
     c = make(5, 0).config
     l, d, qk, embed = c.n_latent, c.v_dim, c.qk_dim, c.embed_dim
 
-    def layer(l, u, width):  # keys and values, two products of attention, what follows it, an MLP
+    def layer(l, u, width, d=d):  # keys and values, two products of attention, what follows it, an MLP
         return u * width * (qk + d) + l * u * (qk + d) + l * d * d + 2 * l * d * 2 * d
     adds = l * d * qk + c.seq_len * embed * qk  # queries from the latents and from P
     for n, m in ((4, 1), (9, 3), (17, 5)):
-        first, block, decoder = layer(l, n - m, embed), l * d * qk + layer(l, l, d), layer(m, l, d)
-        adds += first + 2 * block + decoder + m * d * 262
+        first, block, decoder = layer(l, n - m, embed), l * d * qk + layer(l, l, d), layer(m, l, d, embed)
+        adds += first + 2 * block + decoder + m * embed * 262
     assert step_flops(c, 0.3, [4, 9, 17]) == 6 * adds  # multiply and add, forward and twice as much backward
 
 

@@ -66,11 +66,16 @@ def n_parameters(c, d_raw):
     n_out = d_raw or 262
 
     def layer(q_dim, kv_dim):
-        attention = 2 * q_dim + (q_dim + 1) * k + (kv_dim + 1) * k + (kv_dim + 1) * d + (d + 1) * d
-        return attention + 2 * d + (d + 1) * r * d + (r * d + 1) * d
+        attention = 2 * q_dim + (q_dim + 1) * k + (kv_dim + 1) * k + (kv_dim + 1) * q_dim + (q_dim + 1) * q_dim
+        return attention + 2 * q_dim + (q_dim + 1) * r * q_dim + (r * q_dim + 1) * q_dim
     embedding = ((d_raw + 1) * e if d_raw else 262 * e) + n * e + 2 * e
     encoder = c['n_latent'] * d + layer(d, e) + (c['n_layer'] - 1) * layer(d, d)
-    return embedding + encoder + 2 * d + layer(e, d) + 2 * d + (d + 1) * n_out
+    return embedding + encoder + 2 * d + layer(e, d) + 2 * e + (e + 1) * n_out
+
+
+def test_the_protein_model_has_as_many_parameters_as_the_authors_model_of_that_shape():
+    """The number that their SMAForSSL has, counted by PyTorch: see tests/make_parity.py."""
+    assert n_parameters(settings('pretrain.py', 'protein'), 0) == 77_748_998
 
 
 def needs(dataset):

@@ -244,15 +244,16 @@ def test_layer_is_torchs_transformer_layer():
     torch.testing.assert_close(mine[valid], other[valid], rtol=1e-10, atol=1e-10)
 
 
-def test_decoder_is_eq_6():
+@pytest.mark.parametrize('e', [20, 12])  # values wider and narrower than queries and keys
+def test_decoder_is_eq_6(e):
     """
     The decoder spelled out: LN, softmax(Q_o K_o^T / sqrt(d_k)) V_o, projection, no residual to the query,
     MLP, LN, Linear.
     """
     torch.manual_seed(0)
-    c = SMAConfig(embed_dim=20, qk_dim=16, v_dim=24, n_head=1, n_latent=3)
-    d = Decoder(c, 7).double()
-    P, H = torch.randn(1, N, 20).double(), torch.randn(B, 3, 24).double()
+    c = SMAConfig(embed_dim=e, qk_dim=16, v_dim=24, n_head=1, n_latent=3)
+    d = Decoder(c, e, 7).double()
+    P, H = torch.randn(1, N, e).double(), torch.randn(B, 3, 24).double()
     kv, layer = d.ln_H(H), d.layer
     Q = layer.query(layer.ln_query(P))
     O = torch.softmax(Q @ layer.key(kv).transpose(1, 2) / 4, -1) @ layer.value(kv)
