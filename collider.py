@@ -1,5 +1,5 @@
 """
-A toy Monte Carlo of the UCI HIGGS benchmark (Baldi, Sadowski, Whiteson, arXiv:1402.4735): the built-in data set.
+The built-in data set: a toy Monte Carlo of UCI HIGGS (Baldi, Sadowski, Whiteson, arXiv:1402.4735).
 
     signal      g g -> H0 -> W H+-, H+- -> W h0, h0 -> b b
     background  g g -> t t, each t -> W b

@@ -1,9 +1,9 @@
 """Settings of a script: its own defaults, then config files, then --key=value, the later the stronger.
 
-A script keeps its knobs as plain lines, `lr = 1e-4  # peak learning rate` or `max_len: int | None = None  # cut`,
-and calls configure(globals()).
-Names and types are checked against these defaults, so a typo stops the run and never passes in silence. A config file
-sees all knobs, and those of the command line as they will be: `dropout = 0.1 if task == 'esol' else 0.0`.
+A script keeps its knobs as plain lines, `lr = 1e-4  # peak learning rate` or
+`max_len: int | None = None  # cut`, and calls configure(globals()). Names and types are checked against these
+defaults, so a typo stops the run and never passes in silence. A config file is code; it sees all knobs, those of
+the command line as they will be: `dropout = 0.1 if task == 'esol' else 0.0`.
 """
 import ast, builtins, difflib, inspect, runpy, sys, traceback
 from pathlib import Path
@@ -19,7 +19,7 @@ def fail(message):
     raise UserError(' '.join(str(message).splitlines()))
 
 def start(main):
-    """Run a script's main function; a UserError ends it with one line on stderr and status 2, not a traceback."""
+    """Run a script's main function; a UserError ends it with one line on stderr and status 2, no traceback."""
     try:
         main()
     except UserError as error:
@@ -31,15 +31,16 @@ def nearest(name, names):
     return (difflib.get_close_matches(name, names, n=1, cutoff=0) or ['none'])[0]
 
 def find_knobs(script):
-    """({name: (default, types of it or its elements)}, text of --help), read off a script's source; it is not run."""
+    """({name: (default, types of it or its items)}, text of --help), read off a script that is not run."""
     source = Path(script).read_text(encoding='utf-8')
     tree, lines, knobs = ast.parse(source), source.split('\n'), {}
     text = (ast.get_docstring(tree) or '').strip() + '\n'
     for node in tree.body:
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name), value=ast.AST()) \
-                    if name.islower() and not name.startswith('_') \
-                    and all(isinstance(part, LITERAL) for part in ast.walk(node.value)):  # constants are upper case
+            case (ast.Assign(targets=[ast.Name(id=name)])
+                  | ast.AnnAssign(target=ast.Name(id=name), value=ast.AST())) \
+                    if name.islower() and name[0] != '_' \
+                    and all(isinstance(part, LITERAL) for part in ast.walk(node.value)):  # constants are upper
                 value, above = ast.literal_eval(node.value), lines[node.lineno - 2]
                 kinds = {type(item) for item in (value if isinstance(value, tuple) else [value])}
                 if isinstance(node, ast.AnnAssign):  # `max_len: int | None = None` says what else it may be
@@ -52,7 +53,7 @@ def find_knobs(script):
     return knobs, text
 
 def run_file(name, knobs, now):
-    """The settings that a config file leaves behind, as [(file, name, value)]; it sees the knobs as they are `now`."""
+    """The settings that a config file leaves behind, [(file, name, value)]; it sees the knobs `now`."""
     path = next((path.resolve() for path in (Path(name), ROOT / name) if path.is_file()), None)
     if path is None or not name.endswith('.py'):
         fail(f'command line: {name!r} is no config file (*.py) in {Path.cwd()} or {ROOT}, nor a --key=value')
@@ -64,7 +65,7 @@ def run_file(name, knobs, now):
         line = lines[-1] if lines else getattr(error, 'lineno', 1)  # its own SyntaxError has no frame in it
         fail(f'{name}, line {line}: {type(error).__name__}: {error}')
     found = [(name, key, value) for key, value in found if key not in now or value is not now[key]]
-    return [(name, key, value) for name, key, value in found if key in knobs  # even a function: a wrong value then
+    return [(name, key, value) for name, key, value in found if key in knobs  # even a function: it is wrong
             or not (key.startswith('_') or callable(value) or inspect.ismodule(value))]
 
 def parse(text, default, kinds):

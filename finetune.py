@@ -87,7 +87,7 @@ eval_interval: int | None = None  # steps between validations; None = an epoch
 
 
 def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
-    """One run from the checkpoint `begin`, None = scratch. -> the checkpoint of its best validation; None = stopped"""
+    """One run from the checkpoint `begin`, None = scratch. -> the checkpoint it makes, or None if stopped"""
     # model: embeddings and encoder from the checkpoint, the head new, the reconstruction decoder dropped
     seed_all(seed)
     n_out = len(outcome['classes']) if outcome['target'] == 'multiclass' else 1

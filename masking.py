@@ -6,8 +6,8 @@ The idea of the paper (section 4.1): the model's own first attention layer choos
     add A up over heads and over R              guided            Eq. 4 and the inner sum of Eq. 5
     hide the top k = round(r n) inputs          keep_top_k        Eq. 3
 
-The outer softmax of Eq. 5, in which hidden inputs get no attention, is in model.py: SMA.encode never sees
-them.
+The outer softmax of Eq. 5, in which hidden inputs get no attention, is in model.py: SMA.forward leaves them
+out.
 
 One polarity everywhere: in a mask True means HIDDEN; in `valid` True means a real input, False means padding.
 
@@ -64,8 +64,9 @@ def attention_map(q, k, valid, d_k=None):
     """
     Eq. 2 and its softmax: q (B or 1, h, |R|, d_k), k (B, h, n, d_k), valid (B, n) -> (B, h, |R|, n).
 
-    Padding gets exactly zero. d_k is the width of one head, that of q unless given. The softmax is never in
-    half precision, whose few values would tie at the edge of the top k.
+    Padding gets exactly zero. (model.py calls it with k = X^ and with q taken to its width: the same scores,
+    faster.) d_k is the width of one head, that of q unless given. The softmax is never in half precision,
+    whose few values would tie at the edge of the top k.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(d_k or q.shape[-1])  # (B, h, |R|, n)
     scores = scores.masked_fill(~valid[:, None, None, :], -torch.inf)
@@ -103,10 +104,10 @@ def guided_exact(A, valid, k):
     """
     A = A.sum(1)  # (B, |R|, n)
     drawn = A.sum(-1) > 0  # (B, |R|), False: the sample has fewer queries than that, and these come last
-    q = drawn.sum(1).clamp(min=1)  # (B,)
+    n_drawn = drawn.sum(1).clamp(min=1)  # (B,)
     hidden = torch.zeros_like(valid)
     for i in range(A.shape[1]):  # one after the other: the cost that the approximation saves
-        share = (k // q + (i < k % q)) * drawn[:, i]  # (B,)
+        share = (k // n_drawn + (i < k % n_drawn)) * drawn[:, i]  # (B,)
         hidden = hidden | keep_top_k(A[:, i].masked_fill(hidden | ~valid, -torch.inf), share)
     return hidden
 
@@ -157,7 +158,7 @@ BLIND = {'random': hide_random, 'word': hide_words, 'patch': hide_squares}
 # from the knobs to the mask
 
 @torch.no_grad()
-def choose_mask(how, attention, x, valid, can_query, generator=None, looseness=None):
+def hide(how, attention, x, valid, can_query, generator=None, looseness=None):
     """
     The one way to a mask, of whatever kind: -> hidden (B, n) bool, round(r n) of each row's real inputs True.
 

@@ -14,7 +14,8 @@ floats (d_raw > 0).
     P                P, position embeddings              how.n_query        |R|
     latents          what Q_e is projected from          H                  H, (B, l, d)
 
-    B samples   n inputs   m = round(r n) hidden   u = n - m visible   l rows of H: n_latent, or u   h heads
+    B samples   n inputs   m = round(r n) hidden   u = n - m visible   h heads
+    l rows that ask, and of H: n_latent, or what is visible (of the mask's queries: all n)
     d_k = qk_dim / h     d = v_dim, the width of the residual stream; in the decoder it is embed_dim, that of P
 
 Layer by layer as in the authors' code; only the names of the modules differ.
@@ -33,7 +34,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from configurator import UserError, fail, start
-from masking import FIRST_BYTE, Masking, attention_map, choose_mask
+from masking import FIRST_BYTE, Masking, attention_map, hide
 
 N_IDS = 262  # PAD 0, BOS 1, EOS 2, MASK 3, CLS 4, SEP 5, then byte b is b + 6 (Perceiver IO)
 
@@ -108,7 +109,7 @@ class Layer(nn.Module):
         return t.unflatten(-1, (self.n_head, -1)).transpose(-3, -2)
 
     def skip(self, t):
-        """Drop path: a sample's t is zero with chance drop_path, and the others make up for it."""
+        """Drop path: a sample's t is zero with chance drop_path, else t / (1 - drop_path)."""
         if self.drop_path == 0 or not self.training:
             return t
         keep = 1 - self.drop_path
@@ -119,13 +120,18 @@ class Layer(nn.Module):
         return self.query(self.ln_query(x))
 
     def attend(self, q, kv, filled=None):
-        """q (B or 1, l, qk_dim) of `queries`, kv (B, u, kv_dim), filled (B, u) or None -> (B, l, q_dim)."""
+        """
+        The softmax of Eq. 5, over what is visible, and that of Eq. 6; and the output projection.
+        q (B or 1, l, qk_dim) of `queries`, kv (B, u, kv_dim), filled (B, u) or None -> (B, l, q_dim).
+        """
         k, v = self.heads(self.key(kv)), self.heads(self.value(kv))  # (B, h, u, d_k), (B, h, u, q_dim / h)
         q = self.heads(q).expand(len(k), -1, -1, -1)  # (B, h, l, d_k)
         see = None if filled is None else filled[:, None, None, :]  # (B, 1, 1, u), True = may be attended to
-        v_wide = F.pad(v, (0, max(k.shape[-1] - v.shape[-1], 0)))  # zeros: fast kernels want one width
-        y = F.scaled_dot_product_attention(q, k, v_wide, see, self.p if self.training else 0.0)
-        y = y[..., :v.shape[-1]].transpose(1, 2).flatten(2)  # (B, l, q_dim)
+        width = v.shape[-1]
+        if width < k.shape[-1]:  # filled up with zeros: fast kernels want one width
+            v = F.pad(v, (0, k.shape[-1] - width))
+        y = F.scaled_dot_product_attention(q, k, v, see, self.p if self.training else 0.0)
+        y = y[..., :width].transpose(1, 2).flatten(2)  # (B, l, q_dim)
         return F.dropout(self.proj(y), self.p, self.training)
 
     def mlp(self, y):
@@ -195,15 +201,16 @@ class SMA(nn.Module):
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
         x_hat = self.embed(x)  # (B, n, embed_dim)
         hidden = self.choose_mask(x, x_hat, real, how, generator, looseness)  # Eq. 2-5: (B, n)
-        # Eq. 5's outer softmax gives hidden inputs no attention: they are left out, and so is their cost. No
-        # row hides more than m. Without padding each shows exactly n - m, and attention needs no mask: fast
-        # kernels.
+        # Eq. 5's outer softmax gives hidden inputs no attention: they are left out here, and so is their
+        # cost. With n the width of the batch, no row hides more than m nor shows more than n - m. Without
+        # padding each shows exactly n - m, and attention needs no mask: fast kernels.
         m = round(how.mask_ratio * x.shape[1])
-        hidden_at, is_hidden = where_true(hidden, m)  # (B, m)
-        visible_at, is_visible = where_true(real & ~hidden, x.shape[1] - m)  # (B, u)
-        H, H_filled = self.encode(take(x_hat, visible_at), None if valid is None else is_visible)  # (B, l, d)
+        hidden_at, hidden_filled = where_true(hidden, m)  # (B, m)
+        visible_at, visible_filled = where_true(real & ~hidden, x.shape[1] - m)  # (B, u)
+        visible_filled = None if valid is None else visible_filled
+        H, H_filled = self.encode(take(x_hat, visible_at), visible_filled)  # (B, l, d)
         prediction = self.decode(H, H_filled, hidden_at)  # Eq. 6: (B, m, 262 or d_raw)
-        return self.loss(prediction, take(x, hidden_at)) * is_hidden, hidden
+        return self.loss(prediction, take(x, hidden_at)) * hidden_filled, hidden
 
     def embed(self, x):
         """
@@ -219,7 +226,7 @@ class SMA(nn.Module):
     def choose_mask(self, x, x_hat, valid, how, generator=None, looseness=None):
         """Which inputs to hide (masking.py), by this model's first layer: -> (B, n) bool, True = hidden."""
         attention = partial(self.attention, x_hat, valid)
-        return choose_mask(how, attention, x, valid, self.can_query(valid), generator, looseness)
+        return hide(how, attention, x, valid, self.can_query(valid), generator, looseness)
 
     def can_query(self, valid):
         """Which queries there are to draw: all latents, or valid inputs. (B, n) -> (B, n_latent or n) bool"""
@@ -512,8 +519,8 @@ def walk():
     model.value_embedding.weight.data *= 50  # without training attention is even: make it differ
     model.first.key.weight.data *= 50
     model.latents.data *= 50
-    print(f'a Perceiver with {model.config.n_latent} latents; B = 3 samples, n = {n} inputs, '
-          f'r = {how.mask_ratio}, |R| = {how.n_query}\n')
+    print(f'a Perceiver: l = {model.config.n_latent} latents, h = 2 heads, embed_dim 16, d = 24; '
+          f'B = 3 samples, n = {n} inputs, r = {how.mask_ratio}, |R| = {how.n_query}\n')
     show('x', x, 'byte ids')
     show('valid', valid, 'False = padding')
     x_hat = model.embed(x)
@@ -523,18 +530,18 @@ def walk():
     show('R', R, 'the drawn queries, here the first two of each sample')
     show('A', A, 'Eq. 2: softmax(Q_R K^T / sqrt(d_k)), a map for each head and query')
     show('v', A.sum((1, 2)), 'Eq. 4 and 5: added up over heads and queries')
-    hidden = choose_mask(how, lambda drawn: A, x, valid, model.can_query(valid))
+    hidden = hide(how, lambda drawn: A, x, valid, model.can_query(valid))
     show('hidden', hidden, f'Eq. 3: the top round(r n) = {hidden.sum(1).tolist()} of each, True = hidden')
     m = round(how.mask_ratio * n)
-    hidden_at, is_hidden = where_true(hidden, m)
-    visible_at, is_visible = where_true(valid & ~hidden, n - m)
+    hidden_at, hidden_filled = where_true(hidden, m)
+    visible_at, visible_filled = where_true(valid & ~hidden, n - m)
     visible = take(x_hat, visible_at)
     show('visible', visible, 'Eq. 5, outer softmax: what is hidden is left out')
-    H, _ = model.encode(visible, is_visible)
+    H, _ = model.encode(visible, visible_filled)
     show('H', H, 'the encoder: a row a latent')
     prediction = model.decode(H, None, hidden_at)
     show('prediction', prediction, 'Eq. 6: queries from P at the hidden positions, over 262 ids')
-    loss = model.loss(prediction, take(x, hidden_at)) * is_hidden
+    loss = model.loss(prediction, take(x, hidden_at)) * hidden_filled
     show('loss', loss, f'cross-entropy; the batch\'s: {loss.sum() / hidden.sum():.3f} (log 262 = 5.568)')
     print('\nthe attention v, from 0 to 9, and what it hides')
     for text, v, mask in zip(texts, A.sum((1, 2)), hidden):

@@ -132,7 +132,7 @@ def prepare(config):
         building.rename(folder)
     except OSError as error:
         if not folder.exists():  # else another process was faster
-            fail(f'cannot prepare {name} in {config["data_dir"]}: {error}')
+            fail(f'cannot prepare {name} in data_dir={config["data_dir"]!r}: {error.strerror or error}')
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder

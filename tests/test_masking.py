@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import masking
-from masking import (BLIND, GUIDED, SPACES, Masking, attention_map, choose_mask, hide_random, keep_top_k, n_hidden,
+from masking import (BLIND, GUIDED, SPACES, Masking, attention_map, hide, hide_random, keep_top_k, n_hidden,
                      sample_queries)
 from model import SMA, SMAConfig
 
@@ -108,7 +108,7 @@ def test_a_query_that_may_not_be_drawn_has_no_say():
     A = torch.rand(1, 2, 4, 4).softmax(-1)
     valid = torch.ones(1, 4, dtype=torch.bool)
     only = torch.tensor([[False, False, True, False]])
-    hidden = choose_mask(Masking('guided', 0.5, 3), lambda R: A[:, :, R[0]], None, valid, only)
+    hidden = hide(Masking('guided', 0.5, 3), lambda R: A[:, :, R[0]], None, valid, only)
     assert (hidden == keep_top_k(A[:, :, 2].sum(1), torch.tensor([2]))).all()
 
 
@@ -134,6 +134,14 @@ def test_attention_map_is_torchs():
     assert (A.masked_select(~valid[:, None, None, :]) == 0).all()
 
 
+def test_padding_is_never_on_top():
+    """However much attention a map gives to padding."""
+    A, valid = torch.rand(8, 2, 3, 10) * torch.linspace(0.1, 9, 10), padded(8, 10, seed=0)
+    for mask in GUIDED.values():
+        hidden = mask(A, valid, n_hidden(valid, 0.4))
+        assert not (hidden & ~valid).any() and torch.equal(hidden.sum(1), n_hidden(valid, 0.4))
+
+
 def test_keep_top_k_is_numpys_sort():
     v = torch.randn(50, 13, generator=torch.Generator().manual_seed(0))
     k = torch.randint(0, 14, (50,), generator=torch.Generator().manual_seed(1))
@@ -148,15 +156,15 @@ def test_looseness_goes_from_random_to_guided(mask):
     A = torch.rand(1, 1, 1, 10, generator=torch.Generator().manual_seed(0)).softmax(-1).expand(20_000, 1, 1, 10)
     valid = torch.ones(20_000, 10, dtype=torch.bool)
 
-    def hide(looseness):
-        return choose_mask(Masking(mask, 0.3), lambda R: A, None, valid, valid[:, :1],
+    def drawn(looseness):
+        return hide(Masking(mask, 0.3), lambda R: A, None, valid, valid[:, :1],
                            torch.Generator().manual_seed(1), looseness)
     order = A[0, 0, 0].argsort(descending=True)
-    assert (hide(torch.tensor(1.0)).double().mean(0) - 0.3).abs().max() < 5 * math.sqrt(0.3 * 0.7 / 20_000)
-    assert torch.equal(hide(torch.tensor(0.0)), hide(None)) and hide(None)[:, order[:3]].all()
-    half = hide(torch.tensor(0.3)).double().mean(0)  # a random 3 of the top 3 + round(7 * 0.3) = 5
+    assert (drawn(torch.tensor(1.0)).double().mean(0) - 0.3).abs().max() < 5 * math.sqrt(0.3 * 0.7 / 20_000)
+    assert torch.equal(drawn(torch.tensor(0.0)), drawn(None)) and drawn(None)[:, order[:3]].all()
+    half = drawn(torch.tensor(0.3)).double().mean(0)  # a random 3 of the top 3 + round(7 * 0.3) = 5
     assert (half[order[:5]] - 0.6).abs().max() < 0.02 and (half[order[5:]] == 0).all()
-    assert (hide(torch.tensor(0.5)).sum(1) == 3).all()
+    assert (drawn(torch.tensor(0.5)).sum(1) == 3).all()
 
 
 @pytest.mark.parametrize('mask', MASKS)
