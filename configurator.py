@@ -2,8 +2,8 @@
 
 A script keeps its knobs as plain lines, `lr = 1e-4  # peak learning rate` or
 `max_len: int | None = None  # cut`, and calls configure(globals()). Names and types are checked against these
-defaults, so a typo stops the run and never passes in silence. A config file is code; it sees all knobs, those of
-the command line as they will be: `dropout = 0.1 if task == 'esol' else 0.0`.
+defaults, so a typo stops the run and never passes in silence. A config file is code; it sees all knobs,
+those of the command line as they will be: `dropout = 0.1 if task == 'esol' else 0.0`.
 """
 import ast, builtins, difflib, inspect, runpy, sys, traceback
 from pathlib import Path
