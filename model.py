@@ -56,6 +56,7 @@ class SMAConfig:
     decoder_heads: int = 0  # 0: as many of the n_head as embed_dim can be dealt out to
     decoder_qk_dim: int = 0
     decoder_mlp_ratio: int = 0
+    head_mlp_ratio: int = 0  # theirs is 1
     # the fields in FREE: each stage chooses them anew; all others are the shape, which stays with the weights
     dropout: float = 0.0  # embeddings, attention weights, and what attention and MLP add to the stream
     drop_path: float = 0.0  # chance that a sample skips a block's attention or MLP
@@ -176,7 +177,7 @@ class SMA(nn.Module):
         self.blocks = nn.ModuleList(Layer(c, c.v_dim, c.v_dim, c.drop_path) for _ in range(c.n_layer - 1))
         if c.n_out:
             self.head_query = nn.Parameter(torch.empty(1, c.v_dim))
-            self.head = Decoder(replace(c, mlp_ratio=1), c.v_dim, c.n_out)
+            self.head = Decoder(replace(c, mlp_ratio=c.head_mlp_ratio or c.mlp_ratio), c.v_dim, c.n_out)
         else:
             wide = replace(c, n_head=c.decoder_heads or math.gcd(c.n_head, c.embed_dim),
                            qk_dim=c.decoder_qk_dim or c.qk_dim, mlp_ratio=c.decoder_mlp_ratio or c.mlp_ratio)
@@ -420,7 +421,8 @@ def from_theirs(c, state):
     args = dict(d_raw=0 if discrete else c['input_channels'], embed_dim=e, seq_len=n, qk_dim=qk, n_head=h,
                 v_dim=d, n_layer=1 + c['num_self_attends_per_block'], n_latent=c['num_latents'] * cross,
                 mlp_ratio=ratio, n_out=len(state['perceiver.decoder.final_project.bias']) if tuned else 0)
-    others = {'first_heads': (c['num_cross_attention_heads'] if cross else h, h)}  # (theirs, what 0 means)
+    others = dict(first_heads=(c['num_cross_attention_heads'] if cross else h, h),  # (theirs, what 0 means)
+                  head_mlp_ratio=(1, ratio))
     if not tuned:
         others.update(decoder_heads=(decoder.get('num_heads') or c['decoder_heads'], math.gcd(h, e)),
                       decoder_qk_dim=(decoder.get('qk_channels') or e, qk),
