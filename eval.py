@@ -132,7 +132,7 @@ def main():
         value = score_rows(model, data, rows, outcome, batch_size, run)
         say(run, f'{outcome["metric"]} {where}: {value:.4f}')
     else:
-        how = Masking(**{f.name: own[f.name] for f in fields(Masking) if f.name in own} | given)
+        how = replace(Masking.of(own), **given)
         if show and mask is None and how.mask in BLIND:
             how = replace(how, mask='guided')  # what this model would choose
         check_masking(how, data.lengths(rows), data.d_raw)

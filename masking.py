@@ -19,7 +19,7 @@ torch.compile needs. Nothing here has a gradient: the choice of a mask is not di
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,11 @@ class Masking:
     mask: str = 'guided'  # a name from GUIDED or BLIND, below
     mask_ratio: float = 0.2  # r, the share of each sample's real inputs to hide
     n_query: int = 1  # |R|, queries drawn for each mask
+
+    @classmethod
+    def of(cls, knobs):
+        """From a stage's knobs, or those in a checkpoint; a field that they lack has its default."""
+        return cls(**{f.name: knobs[f.name] for f in fields(cls) if f.name in knobs})
 
 
 # -----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import json
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +108,8 @@ def main():
     if not len(train_rows):
         fail(f'{dataset} has no train rows: see split_column, val_file, val_share and their like')
     check_batch(len(train_rows), config, run)
-    how = Masking(mask, mask_ratio, n_query)
-    yardstick = Masking('random', mask_ratio)  # masks that do not move with the weights, to compare steps by
+    how = Masking.of(config)
+    yardstick = replace(how, mask='random')  # masks that do not move with the weights, to compare steps by
     check_masking(how, data.lengths(train_rows), data.d_raw)
     config.update(seq_len=width, out_dir=str(out))
 

@@ -15,7 +15,7 @@ import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 2)))
+torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
 
 
 @pytest.fixture

@@ -440,6 +440,7 @@ def test_the_official_higgs_rows(real, mirror, tmp_path, monkeypatch):
 
 def test_real_images(real, tmp_path):
     """ImageNet's own layout: 9,469 images to train on and 3,925 to test, some of which are read; originals."""
+    pytest.importorskip('PIL')
     with tarfile.open(real('imagenette96.tar')) as tar:
         names = [name for name in tar.getnames() if name.endswith('.JPEG')]
         assert Counter(name.split('/')[1] for name in names) == dict(train=9469, val=3925)
