@@ -458,7 +458,7 @@ def json_rows(path):
         fail(f'{path} is no JSON list of objects, or it is cut short')
 
 
-def csv_rows(path, kind, meta, header=None, quotes=True):
+def csv_rows(path, kind, meta, header=None, quotes=True, delimiter=','):
     """
     .csv .tsv .arff (a CSV under a list of attributes, where ? is an empty cell). A .csv whose first line holds
     only numbers has no header: its columns are c0, c1, ...; header: the names, for a file without. With
@@ -474,7 +474,7 @@ def csv_rows(path, kind, meta, header=None, quotes=True):
                     names.append(attribute[1].strip('\'"'))
                 if line.lower().startswith('@data'):
                     break
-        rows = reader = csv.reader(text, delimiter='\t' if kind == '.tsv' else ',', strict=True,
+        rows = reader = csv.reader(text, delimiter='\t' if kind == '.tsv' else delimiter, strict=True,
                                    quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
         first = next(rows, None)
         if first is None:

@@ -438,6 +438,12 @@ def test_the_official_higgs_rows(real, mirror, tmp_path, monkeypatch):
     assert d.rows('test').tolist() == list(range(1500, 2000)) and d.columns == HIGGS_COLUMNS
 
 
+def test_other_signs_may_part_the_cells(tmp_path):
+    (tmp_path / 's.csv').write_text('a;b\n1,5;2\n')
+    rows = prepare.csv_rows(tmp_path / 's.csv', '.csv', {}, delimiter=';')
+    assert list(rows) == [(0, ['a', 'b']), (2, ['1,5', '2'])]
+
+
 def test_real_images(real, tmp_path):
     """ImageNet's own layout: 9,469 images to train on and 3,925 to test, some of which are read; originals."""
     pytest.importorskip('PIL')
