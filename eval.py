@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from collider import HIGGS_COLUMNS
 from configurator import configure, fail, start
 from data import SPLITS, learnable, name_of, score, scoring, settle_outcome
-from masking import BLIND, FIRST_BYTE, GUIDED, SPACES, Masking, sample_queries
+from masking import BLIND, FIRST_BYTE, SPACES, Masking, sample_queries
 from model import build, load, load_weights, take, where_true
 from runtime import check_masking, check_numbers, masked_loss, open_data, outputs, say, score_rows, set_up
 
@@ -84,6 +84,8 @@ def main():
     for k, known in (('split', (*SPLITS, 'all')), ('show', ('masks', 'overlap', 'curves', ''))):
         if config[k] not in known:
             fail(f'{k}={config[k]!r}: one of {", ".join(filter(None, known))}')
+    if (target or metric) and not probe:
+        fail('target and metric are for --probe; a fine-tuned checkpoint has its own')
     if bool(embed) + probe + bool(show) > 1:
         fail('one of embed, probe and show at a time')
     if show == 'curves':
@@ -188,7 +190,7 @@ def show_masks(model, dataset, rows, how, out, run):
                  for j, (name, kind) in enumerate(kinds.items())}  # {name: (B, n) bool}
         first = first or (x, valid, views)  # the longest rows: the others are padded to their n
         more = {'x': x} if dataset.is_bytes else {}
-        if how.mask in GUIDED:
+        if how.mask in ('guided', 'guided_exact'):
             same_queries = generator.manual_seed(10 * i + len(baselines))
             more['exact'] = choose(replace(how, mask='guided_exact'), same_queries)
         for name, t in (views | more).items():
@@ -253,6 +255,8 @@ def show_overlap(model, dataset, rows, how, out, run):
     in the authors' code, and the overlap is the share of these m k choices that another query has made. k is
     inputs_per_query, or what l queries need to meet r.
     """
+    if how.mask not in ('guided', 'guided_exact'):
+        fail(f'show=overlap is of the tops that guided masks take, not of mask={how.mask}')
     rows = rows[np.argsort(-dataset.lengths(rows), kind='stable')[:64]]
     n, r = int(dataset.lengths(rows).min()), how.mask_ratio
     k = max(inputs_per_query, -(-round(r * n) // (model.config.n_latent or n)))

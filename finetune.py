@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from configurator import configure, fail, start
+from configurator import configure, fail, find_knobs, start
 from data import data_knobs, fit_norm, learnable, merit, micro_batches, name_of, settle_outcome
 from model import build, load, load_weights, save, shape_of
 from runtime import (Stop, check_batch, check_numbers, finish, log_line, lr_at, make_optimizer, must_match,
@@ -213,7 +213,9 @@ def main():
             if resume and path.exists():
                 checkpoint = load(path, keys=('model', 'outcome', 'val_score', 'config'))
                 free = ('resume', 'device', 'compile', 'init_from', 'lr', 'seeds')
-                must_match(checkpoint['config'], {k: v for k, v in config.items() if k not in free}, path)
+                defaults = {name: default for name, (default, _) in find_knobs(__file__)[0].items()}
+                fixed = {k: v for k, v in config.items() if k not in free}
+                must_match(checkpoint['config'], fixed, path, defaults)
             else:
                 checkpoint = train(name, begin, rate, seed, rows, data, outcome, shape, config, run, stop)
                 if checkpoint is None:

@@ -183,7 +183,7 @@ class SMA(nn.Module):
                            qk_dim=c.decoder_qk_dim or c.qk_dim, mlp_ratio=c.decoder_mlp_ratio or c.mlp_ratio)
             self.decoder = Decoder(wide, c.embed_dim, c.d_raw or N_IDS)
         for name, p in self.named_parameters():  # matrices, latents, P: N(0, 0.02); biases 0; LN 1 / 0
-            if p.ndim > 1:
+            if p.ndim > 1 and p.requires_grad:
                 nn.init.normal_(p, std=0.02)
             elif name.endswith('bias'):
                 nn.init.zeros_(p)

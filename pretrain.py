@@ -119,20 +119,20 @@ def main():
     model_args = dict(vars(raw.config))
     optimizer = make_optimizer(raw, lr, weight_decay, run.device)
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == 'float16')
+    parts = dict(model=raw, optimizer=optimizer, scaler=scaler)  # what is saved and resumed
     steps_per_epoch = len(train_rows) // batch_size
     total = max_steps or epochs * steps_per_epoch
     step, best = 0, math.inf
 
     if resume and (out / 'last.pt').exists():
-        old = load(out, keys=('model', 'model_args', 'optimizer', 'scaler', 'step', 'best', 'config'))
+        old = load(out, keys=(*parts, 'model_args', 'step', 'best', 'config'))
         must_match(shape_of(old['model_args']), shape_of(model_args), f'{out}/last.pt')
         defaults = {name: default for name, (default, _) in find_knobs(__file__)[0].items()}
         fixed = {k: v for k, v in config.items() if k not in MAY_CHANGE}
         must_match(old['config'], fixed, f'{out}/last.pt', defaults)
         data.norm = old['norm']
-        load_weights(raw, old['model'])
-        optimizer.load_state_dict(old['optimizer'])
-        scaler.load_state_dict(old['scaler'])
+        for name, part in parts.items():
+            part.load_state_dict(old[name])
         step, best = old['step'], old['best']
         forget_after(step, out / 'log.jsonl', run)
         say(run, f'resumed {out}/last.pt at step {step:,} of {total:,}')
@@ -142,6 +142,8 @@ def main():
         if given:
             copied, new = load_weights(raw, given['model'], new=('decoder.',), dropped=('head.', 'head_query'))
             say(run, f'{copied} weights from {init_from}, whose shape the model has, {new} new')
+        if (out / 'last.pt').exists():
+            say(run, f'{out} holds an earlier run, which this one replaces; --out_dir= keeps both')
         for name in ('log.jsonl', 'best.pt') if run.rank == 0 else ():  # of an earlier run
             (out / name).unlink(missing_ok=True)
     model = wrap(raw, run)
@@ -203,9 +205,9 @@ def main():
         best = min(best, values.get('val_loss_random', math.inf))
         latest = step % save_interval == 0 or step == total or stopped
         if run.rank == 0 and (better or latest):
-            checkpoint = dict(model=raw.state_dict(), model_args=model_args, norm=data.norm,
-                              columns=data.columns, step=step, best=best, config=config,
-                              optimizer=optimizer.state_dict(), scaler=scaler.state_dict())
+            checkpoint = {name: part.state_dict() for name, part in parts.items()}
+            checkpoint.update(model_args=model_args, norm=data.norm, columns=data.columns, config=config,
+                              step=step, best=best)
             for name in ['best.pt'] * better + ['last.pt'] * latest:
                 save(out / name, checkpoint)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # threads that spin make a busy machine crawl
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # in tests and in the processes that they start: one rounding
 REAL = os.environ.pop('SMA_MIRROR', None)  # a folder of real files; what tests do does not depend on it
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
 
 
 @pytest.fixture

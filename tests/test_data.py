@@ -164,6 +164,19 @@ def test_metrics_at_the_edges():
         METRICS['roc_auc'][0](np.ones(3), np.arange(3.0))
 
 
+@pytest.mark.parametrize('metric', METRICS)
+def test_a_good_prediction_has_more_merit_than_a_bad_one(metric):
+    """Of every metric and each of its targets: a wrong direction would keep the worst checkpoint."""
+    from data import merit
+    function, targets, _ = METRICS[metric]
+    for target in targets:
+        y = np.array([0, 1, 0, 1, 1]) if target != 'regression' else np.array([0.5, 1.0, 2.5, 3.0, 5.0])
+        good = np.eye(2)[y] if target == 'multiclass' else y - 0.4
+        bad = good[:, ::-1] if target == 'multiclass' else -good
+        outcome = dict(metric=metric)
+        assert merit(outcome, function(y, good)) > merit(outcome, function(y, bad))
+
+
 def test_score_goes_back_to_the_labels_units():
     p = np.array([[0.0], [1.0]])
     assert score(dict(target='regression', metric='rmse', mean=10.0, std=2.0), [10.0, 12.0], p) == 0

@@ -61,3 +61,12 @@ def test_what_an_older_run_does_not_know_counts_as_the_default():
     for old, new in (({'lr': 1.0}, {'lr': 2.0}), ({}, {'lr': 1.0}), ({'lr': 1.0}, {'lr': 1.0, 'new': 4})):
         with pytest.raises(UserError, match='a run was made with'):
             must_match(old, new, 'a run', defaults={'lr': 2.0, 'new': 3})
+
+
+def test_each_field_of_a_mask_is_a_knob_where_masks_are_made():
+    """pretrain.py's, of the same type; eval.py's, None = as the checkpoint was trained."""
+    from configurator import find_knobs
+    from conftest import ROOT
+    pre, evaluate = (find_knobs(ROOT / f'{name}.py')[0] for name in ('pretrain', 'eval'))
+    for name, default in vars(Masking()).items():
+        assert type(pre[name][0]) is type(default) and evaluate[name][0] is None, name
