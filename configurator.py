@@ -52,6 +52,10 @@ def find_knobs(script):
                     text += f'  --{name}={value!r}'.ljust(40) + comment.partition('#')[2] + '\n'
     return knobs, text
 
+def defaults_of(script):
+    """{name: default} of a script's knobs."""
+    return {name: default for name, (default, _) in find_knobs(script)[0].items()}
+
 def run_file(name, knobs, now):
     """The settings that a config file leaves behind, [(file, name, value)]; it sees the knobs `now`."""
     path = next((path.resolve() for path in (Path(name), ROOT / name) if path.is_file()), None)

@@ -19,7 +19,6 @@ prepare.py (stage 0) makes such a folder once, of flat files, which are mapped i
 import itertools
 import json
 import math
-import re
 import threading
 from pathlib import Path
 from queue import Queue
@@ -27,14 +26,14 @@ from queue import Queue
 import numpy as np
 import torch
 
-from configurator import ROOT, fail, find_knobs
+from configurator import ROOT, defaults_of, fail
 from masking import FIRST_BYTE
 
 SPLITS = ('train', 'val', 'test')
 DRAW, DRAW_VAL = 3, 4  # in split.bin: drawn by the shares, all three splits; train and val only
 PAD, CLS, SEP = 0, 4, 5  # ids of Perceiver IO: byte b is b + FIRST_BYTE
 CHUNK = 8192  # rows looked at in one piece, which bounds the memory
-PREPARE_KNOBS = {name: default for name, (default, _) in find_knobs(ROOT / 'prepare.py')[0].items()}
+PREPARE_KNOBS = defaults_of(ROOT / 'prepare.py')
 
 
 def open_dataset(dataset, **knobs):
@@ -51,12 +50,13 @@ def data_knobs(config, checkpoint=None):
     columns that the checkpoint knows, so it may have more of them, in any order.
     """
     own = checkpoint['config'] if checkpoint else {}
+    from prepare import TABLES, kind_of
     same, knobs = config['dataset'] in (None, own.get('dataset')), {}
-    ending = re.sub(r'\.(gz|bz2|xz)$', '', (config['dataset'] or '').lower()).rpartition('.')[2]
+    kind = kind_of(config['dataset'] or '')
     for name, default in PREPARE_KNOBS.items():
-        kept = own.get(name) if same or name == 'image_size' or (name, ending) == ('window', 'txt') else None
+        kept = own.get(name) if same or name == 'image_size' or (name, kind) == ('window', '.txt') else None
         knobs[name] = next((v for v in (config[name], kept, default) if v is not None), None)
-    if checkpoint and not same and ending in ('csv', 'tsv', 'arff', 'json', 'parquet'):
+    if checkpoint and not same and kind in TABLES:
         named = checkpoint.get('columns') if checkpoint['model_args']['d_raw'] else own.get('input_column')
         knobs['input_column'] = knobs['input_column'] or named
     return knobs

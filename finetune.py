@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from configurator import configure, fail, find_knobs, start
+from configurator import configure, defaults_of, fail, start
 from data import data_knobs, fit_norm, learnable, merit, micro_batches, name_of, settle_outcome
 from model import build, load, load_weights, save, shape_of
 from runtime import (Stop, check_batch, check_numbers, finish, log_line, lr_at, make_optimizer, must_match,
@@ -104,9 +104,9 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
     if n_train is not None:
         train_rows = np.random.default_rng(seed).permutation(train_rows)[:n_train]
     y, outcome = learnable(data, train_rows, outcome)
-    labels = torch.zeros(len(data.y), dtype=torch.float32)
-    labels = labels.long() if outcome['target'] == 'multiclass' else labels
-    labels[train_rows] = torch.from_numpy(y).to(labels.dtype)
+    kind = torch.int64 if outcome['target'] == 'multiclass' else torch.float32
+    labels = torch.zeros(len(data.y), dtype=kind)
+    labels[train_rows] = torch.from_numpy(y).to(kind)
 
     steps_per_epoch = len(train_rows) // batch_size
     total = max_steps or epochs * steps_per_epoch
@@ -213,9 +213,8 @@ def main():
             if resume and path.exists():
                 checkpoint = load(path, keys=('model', 'outcome', 'val_score', 'config'))
                 free = ('resume', 'device', 'compile', 'init_from', 'lr', 'seeds')
-                defaults = {name: default for name, (default, _) in find_knobs(__file__)[0].items()}
                 fixed = {k: v for k, v in config.items() if k not in free}
-                must_match(checkpoint['config'], fixed, path, defaults)
+                must_match(checkpoint['config'], fixed, path, defaults_of(__file__))
             else:
                 checkpoint = train(name, begin, rate, seed, rows, data, outcome, shape, config, run, stop)
                 if checkpoint is None:
@@ -239,10 +238,11 @@ def main():
                      f'| {tried[rate][0]["n_train"]:,} | {rate:g} | {len(test)} |')
         log_line(out / 'results.jsonl', run, init_from=name, mask=begin['config']['mask'] if begin else None,
                  metric=measure, test=test, val=val, lr=rate, n_train=tried[rate][0]['n_train'], seeds=seeds)
-    say(run, '\n' + title + '\n' + '\n'.join(table))
+    text = '\n'.join([title, *table])
+    say(run, '\n' + text)
     if run.rank == 0:
         with open(out / 'results.md', 'a') as f:
-            f.write(title + '\n' + '\n'.join(table) + '\n\n')
+            f.write(text + '\n\n')
     finish(run)
 
 

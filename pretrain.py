@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from configurator import configure, fail, find_knobs, start
+from configurator import configure, defaults_of, fail, start
 from data import fit_norm, micro_batches, name_of
 from masking import Masking
 from model import build, load, load_weights, save, shape_of
@@ -127,9 +127,8 @@ def main():
     if resume and (out / 'last.pt').exists():
         old = load(out, keys=(*parts, 'model_args', 'step', 'best', 'config'))
         must_match(shape_of(old['model_args']), shape_of(model_args), f'{out}/last.pt')
-        defaults = {name: default for name, (default, _) in find_knobs(__file__)[0].items()}
         fixed = {k: v for k, v in config.items() if k not in MAY_CHANGE}
-        must_match(old['config'], fixed, f'{out}/last.pt', defaults)
+        must_match(old['config'], fixed, f'{out}/last.pt', defaults_of(__file__))
         data.norm = old['norm']
         for name, part in parts.items():
             part.load_state_dict(old[name])

@@ -1,5 +1,5 @@
 """
-1,000 labelled collider events: from scratch, and from every run that config/collider.py has left in out/collider.
+1,000 labelled collider events: from scratch, and from the runs that config/collider.py left in out/collider.
 
     python finetune.py config/finetune_collider.py
     python finetune.py config/finetune_collider.py --n_train=100 --batch_size=32 --seeds=0,1,2,3,4

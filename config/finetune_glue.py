@@ -6,8 +6,9 @@ GLUE: single sentences and pairs of them, as bytes. Table 12c of the paper.
     python eval.py --ckpt=out/finetune_mnli/CHECKPOINT.pt --dataset=mnli_mm          its mismatched rows
 
 For GPUs. The dev rows are the test, as in the paper; validation rows are a share of the training rows.
-Expected (paper, Table 4, in %: mnli / qqp / qnli / sst2 / cola / stsb / mrpc / rte; F1 of qqp and mrpc, Matthews of
-cola, Spearman of stsb, else accuracy): scratch 43.5 / 75.4 / 61.6 / 60.3 / 0.0 / 28.0 / 70.3 / 49.1,
+Expected (paper, Table 4, in %: mnli / qqp / qnli / sst2 / cola / stsb / mrpc / rte; F1 of qqp and mrpc,
+Matthews of cola, Spearman of stsb, else accuracy):
+scratch 43.5 / 75.4 / 61.6 / 60.3 / 0.0 / 28.0 / 70.3 / 49.1,
 random 75.9 / 88.7 / 84.7 / 86.8 / 36.2 / 83.4 / 76.2 / 55.2,
 guided 77.5 / 89.1 / 87.4 / 88.3 / 43.3 / 84.6 / 80.9 / 62.1.
 """

@@ -4,10 +4,10 @@ Signal or background: HIGGS with few labels, and HIGGS-small with all of its own
     python finetune.py config/finetune_higgs.py                         1,000 labels, after config/higgs.py
     python finetune.py config/finetune_higgs.py --n_train=10000         or 100000
     python finetune.py config/finetune_higgs.py --task=higgs_small      after config/higgs_small.py
-    python finetune.py config/finetune_higgs.py --task=higgs_small --dataset=a.npz --val_file=v.npz --test_file=t.npz
+    python finetune.py config/finetune_higgs.py --task=higgs_small --dataset=a.npz --val_file=v.npz
 
-For a GPU. Expected accuracy (paper, Table 3): scratch 65.27 / 70.86 / 74.05 % with 1k / 10k / 100k labels and 72.7 % on
-HIGGS-small; random 68.07 / 72.57 / 76.54 and 74.0; guided 69.47 / 74.04 / 77.88 and 74.8.
+For a GPU. Expected accuracy (paper, Table 3): scratch 65.27 / 70.86 / 74.05 % with 1k / 10k / 100k labels and
+72.7 % on HIGGS-small; random 68.07 / 72.57 / 76.54 and 74.0; guided 69.47 / 74.04 / 77.88 and 74.8.
 """
 task = task or 'higgs'  # a config sees the command line
 dataset = task

@@ -4,7 +4,7 @@ MoleculeNet: properties of molecules, from their SMILES. Table 9c of the paper.
     python finetune.py config/finetune_moleculenet.py                   bbbp, after config/chemistry.py
     python finetune.py config/finetune_moleculenet.py --task=esol       or bace, hiv, freesolv, lipo
 
-For a GPU. The split is DeepChem's scaffold split, of which there is one; the paper takes the mean over three splits.
+For a GPU. The split is DeepChem's scaffold split, of which there is one; the paper averages over three.
 Expected (paper, Table 2; ROC-AUC of BBBP / BACE / HIV, RMSE of ESOL / FreeSolv / Lipo):
 scratch 0.694 / 0.763 / 0.730, 0.877 / 1.58 / 0.962; random 0.723 / 0.798 / 0.765, 0.642 / 1.22 / 0.631;
 guided 0.750 / 0.843 / 0.789, 0.623 / 1.09 / 0.609.

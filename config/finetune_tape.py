@@ -1,7 +1,7 @@
 """
 TAPE: what a protein does, from its residues. Table 8c of the paper.
 
-    python finetune.py config/finetune_tape.py                          remote_homology, after config/protein.py
+    python finetune.py config/finetune_tape.py                        remote_homology, after config/protein.py
     python finetune.py config/finetune_tape.py --task=fluorescence
     python finetune.py config/finetune_tape.py --task=stability
 

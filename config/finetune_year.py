@@ -1,6 +1,6 @@
 """
-The year of a song, from 90 numbers about its sound: appendix A of the paper, which prints no settings for it; those of
-Table 10c.
+The year of a song, from 90 numbers about its sound: appendix A of the paper, which prints no settings for it;
+those of Table 10c.
 
     python finetune.py config/finetune_year.py                          after config/year.py
 

@@ -3,7 +3,7 @@ Images as 36,864 pixels without neighbours: Table 11 of the paper, its Perceiver
 
     python pretrain.py config/imagenet100.py                            or --mask=random, the baseline
     torchrun --nproc_per_node=8 pretrain.py config/imagenet100.py
-    python pretrain.py config/imagenet100.py --dataset=photos/ --image_size=96 --seq_len=9216      a folder of yours
+    python pretrain.py config/imagenet100.py --dataset=photos/ --image_size=96 --seq_len=9216   your folder
 
 For GPUs: 200 passes over 126,689 images. The patch masks of the paper's comparison: --mask=patch.
 Expected (paper, Table 5, after config/finetune_imagenet100.py without / with augmentation):

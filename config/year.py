@@ -1,10 +1,11 @@
 """
-The year of a song from 90 numbers about its sound (YearPredictionMSD): appendix A of the paper, which prints no sizes
-for it; those of Table 10, the other table.
+The year of a song from 90 numbers about its sound (YearPredictionMSD): appendix A of the paper, which prints
+no sizes for it; those of Table 10, the other table.
 
     python pretrain.py config/year.py                                   or --mask=random, the baseline
 
-For a GPU. Expected (paper, Table 6, RMSE after config/finetune_year.py): random 8.762, guided 8.695, scratch 8.809.
+For a GPU. Expected (paper, Table 6, RMSE, after config/finetune_year.py):
+random 8.762, guided 8.695, scratch 8.809.
 """
 dataset = 'year'
 norm = 'quantile'  # as Gorishniy et al. 2021 treat this table

@@ -11,8 +11,8 @@ from data import (CLS, METRICS, PAD, SEP, epoch_batches, fit_norm, normalise, op
 
 
 def opened(tmp_path, dataset, **knobs):
-    shares = dict(val_share=0.2, test_share=0.2)
-    return open_dataset(str(dataset), data_dir=str(tmp_path / 'datasets'), **{**shares, **knobs})
+    usual = dict(val_share=0.2, test_share=0.2, data_dir=str(tmp_path / 'datasets'))
+    return open_dataset(str(dataset), **{**usual, **knobs})
 
 
 # ---- batches

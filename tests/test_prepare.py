@@ -26,17 +26,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from samples import sample, shrink, tarred
+from test_data import opened
 
 import prepare
 from collider import HIGGS_COLUMNS
 from configurator import UserError
 from data import DRAW_VAL, SPLITS, open_dataset
 from prepare import DATASETS
-
-
-def opened(tmp_path, dataset, **knobs):
-    usual = dict(val_share=0.2, test_share=0.2, data_dir=str(tmp_path / 'datasets'))
-    return open_dataset(str(dataset), **{**usual, **knobs})
 
 
 def sequences(d):

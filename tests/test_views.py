@@ -17,6 +17,7 @@ import finetune
 from data import crop, fit_norm, random_boxes
 from finetune import blur, grey, jitter, mix, solarise, three_augment
 from test_data import opened
+from test_pretrain import same, weights
 
 ImageEnhance, ImageOps = (pytest.importorskip(f'PIL.{name}') for name in ('ImageEnhance', 'ImageOps'))
 TINY = ['--image_size=7', '--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--device=cpu',
@@ -189,14 +190,6 @@ def photos(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((photo(i, 12, 10) // 10 + 80 * (i % 2 == 0)).astype(np.uint8)).save(path)
     return ['--dataset=photos/', '--val_share=0.2']
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)['model']
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_from_images_to_a_score(run, photos, tmp_path, monkeypatch):
