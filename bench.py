@@ -20,7 +20,8 @@ once untimed before it is timed. Data sets known by name are stood in for by ran
     exact                 seconds of a step with the sequential top-k of section 4.1, over Eq. 4; not compiled
     loading               seconds of a guided step, over those of reading its batch (in a thread on CUDA)
     memory                peak of guided steps on a GPU; elsewhere of the whole process up to then
-    theirs                seconds of the authors' step, not compiled, over those of a guided one
+    theirs                seconds of the authors' step, not compiled, over those of a guided one, both from the
+                          very same weights; their first losses are compared before anything is timed
 """
 
 import json
@@ -43,7 +44,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from configurator import ROOT, configure, fail, start
 from data import fit_norm, micro_batches
 from masking import Masking
-from model import N_IDS, SMA, build
+from model import N_IDS, SMA, build, from_theirs, load_weights
 from runtime import check_batch, check_numbers, log_line, make_optimizer, open_data, set_up, update, wrap
 
 # -----------------------------------------------------------------------------
@@ -146,6 +147,29 @@ def their_model(c, how, n):
         teacher_args=dict(reconstruction_decoder_args=decoder, reconstruction_loss_fn=loss)))
 
 
+@torch.no_grad()
+def share_weights(raw, other, x, valid, how):
+    """Gives ours the authors' weights, and fails unless both have the same loss, with all queries drawn."""
+    checkpoint, _ = from_theirs({**other.config.to_dict(), 'architectures': ['SMAForSSL']}, other.state_dict())
+    load_weights(raw, checkpoint['model'])
+    noise = other.perceiver.encoder.cross_attention.attention.attention.train_noising_function.transforms[0]
+    usual, noise.num_per_query = noise.num_per_query, 1e-3  # so many queries that all are drawn
+    first = their_loss(other, x, valid).item()
+    noise.num_per_query = usual
+    loss, hidden = raw(x, valid, replace(how, n_query=raw.config.n_latent or x.shape[1]))
+    loss = (loss.sum() / hidden.sum()).item()
+    print(f'parameters: {sum(p.numel() for p in other.parameters()):,} theirs, '
+          f'{sum(p.numel() for p in raw.parameters()):,} ours; first loss: {first:.6f}, {loss:.6f}')
+    if not math.isclose(first, loss, rel_tol=1e-3):  # float32, in which two inputs may change places
+        fail('the two codes do not have the same loss on the same weights')
+
+
+def their_loss(other, x, valid):
+    """The authors' loss of a batch."""
+    real = torch.ones(x.shape[:2], device=x.device) if valid is None else valid.float()
+    return other(inputs=x, attention_mask=real).loss
+
+
 def stepper(raw, inputs, knobs, run, may_compile=True):
     """-> function (x, valid, how) that takes an optimiser step, as the stages do; how = None: fine-tuning."""
     ours, model, decay = isinstance(raw, SMA), wrap(raw, run) if may_compile else raw, knobs['weight_decay']
@@ -160,8 +184,7 @@ def stepper(raw, inputs, knobs, run, may_compile=True):
                 answer = model(x, valid, how)  # loss and hidden; or predictions, whose labels shall all be 0
                 loss = answer[0].sum() / answer[1].sum() if how else answer.square().mean()
             else:
-                real = torch.ones(x.shape[:2], device=x.device) if valid is None else valid.float()
-                loss = model(inputs=x, attention_mask=real).loss
+                loss = their_loss(model, x, valid)
         scaler.scale(loss).backward()
         update(raw, optimizer, scaler, knobs['grad_clip'])
     return step
@@ -180,16 +203,17 @@ def measure(knobs, guided, random, run):
         size = max(min(size, int(0.5e12 / flops([typical]))), 1)
     batches = list(islice(micro_batches(data, rows, size, 1, 0, 0, run), rounds))
 
+    if theirs:
+        other = their_model(c, guided, typical).to(run.device)
+        share_weights(raw, other, inputs(batches[0][0]), batches[0][1], guided)
     step = stepper(raw, inputs, knobs, run)
     seconds(lambda: [step(x, valid, guided) for x, valid, *_ in batches], run)
-    memory = peak_gb(run)  # first of all, while there is one model
+    memory = peak_gb(run)  # first of all, while there is one model (and theirs)
     steps = {'guided': partial(step, how=guided), 'random': partial(step, how=random)}
     for k, mask in (('many', 'guided'), ('exact', 'guided_exact')):
         steps[k] = partial(stepper(raw, inputs, knobs, run, False), how=replace(guided, mask=mask, n_query=32))
     steps['fine-tuning'] = stepper(build(vars(c), dropout=0.1, n_out=1).to(run.device), inputs, knobs, run)
     if theirs:
-        other = their_model(c, guided, typical).to(run.device)
-        print(*(sum(p.numel() for p in m.parameters()) for m in (other, raw)), 'parameters, theirs and ours')
         steps['theirs'] = stepper(other, inputs, knobs, run, False)
     products = limit(c, size * (c.n_latent or round((1 - guided.mask_ratio) * typical)), run)
 

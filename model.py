@@ -88,7 +88,7 @@ class Layer(nn.Module):
 
         a block, self-attention   y = x + attend(queries(x), LN(x));   y + MLP(LN(y))      forward
         the masking layer         keys and values from X^ as it is                         SMA.encode
-        the decoder               no residual to what asks                                 Decoder
+        the decoder, the head     what asks is added in the head alone                     Decoder
 
     The values, the residual stream and the MLP are as wide as what asks, q_dim.
     """
@@ -155,9 +155,12 @@ class Decoder(nn.Module):
         self.ln_out = nn.LayerNorm(q_dim, eps=1e-12)
         self.out = nn.Linear(q_dim, n_out)
 
-    def forward(self, q, H, filled=None):
-        """q (B or 1, m, qk_dim) from `queries`, H (B, l, d), filled (B, l) bool or None -> (B, m, n_out)."""
-        return self.out(self.ln_out(self.layer.mlp(self.layer.attend(q, self.ln_H(H), filled))))
+    def forward(self, q, H, filled=None, stream=0):
+        """
+        q (B or 1, m, qk_dim) from `queries`, H (B, l, d), filled (B, l) bool or None -> (B, m, n_out).
+        stream: what attention is added to: nothing, where positions ask; the query itself in the head.
+        """
+        return self.out(self.ln_out(self.layer.mlp(stream + self.layer.attend(q, self.ln_H(H), filled))))
 
 
 class SMA(nn.Module):
@@ -282,7 +285,7 @@ class SMA(nn.Module):
     def predict(self, x, valid=None):
         """The fine-tuning head, nothing hidden: one learned query asks H. -> (B, n_out)"""
         H, H_filled = self.encode(self.embed(x), valid)
-        return self.head(self.head.layer.queries(self.head_query)[None], H, H_filled)[:, 0]
+        return self.head(self.head.layer.queries(self.head_query)[None], H, H_filled, self.head_query)[:, 0]
 
     def features(self, x, valid=None):
         """One vector a sample, nothing hidden: the mean of H over its rows. -> (B, d)"""
@@ -444,8 +447,6 @@ def from_theirs(c, state):
         if name.endswith('.bias') and not c.get('dense_use_bias'):
             weights.setdefault(name, torch.zeros(p.shape, dtype=weights['P'].dtype))
     load_weights(model, {k: t.to('meta') for k, t in weights.items()})
-    if tuned:  # their query is added to its answer: a constant, like a bias
-        weights['head.layer.proj.bias'] = weights['head.layer.proj.bias'] + weights['head_query'][0]
 
     guided = c.get('cross_train_noising_args')
     noise = (guided or teacher.get('train_transform_args') or [['', {}]])[0][1]

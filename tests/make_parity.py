@@ -11,7 +11,8 @@ parity.pt: small models of theirs, their weights random multiples of 2^-8 that f
 For each case its config, weights, inputs; for several ratios the mask and loss with all queries drawn, and
 with a few that are written down; logits, gradient norms; and what SMAForSequenceClassification answers, with
 weights of its own.
-sma_tiny/: what save_pretrained writes, float32, as pytorch_model.bin and as model.safetensors.
+sma_tiny/: what save_pretrained writes, float32, as pytorch_model.bin and as model.safetensors. And a
+fine-tuning run from that folder: its data, the new head's weights, and the validation loss after each step.
 """
 
 from pathlib import Path
@@ -134,7 +135,30 @@ def main():
     for k, t in state.items():  # as newer versions of transformers write it: a tensor once
         once.setdefault(t.data_ptr(), (k, t))
     save_file(dict(once.values()), folder / 'model.safetensors', {'format': 'pt'})
+    cases['tuning'] = tune(folder)
     torch.save({k: plain(v) for k, v in cases.items()}, HERE / 'parity.pt')
+
+
+def tune(folder, n_step=12, size=6):
+    """Fine-tunes from the folder, AdamW and clipped as their trainer does: data, new weights, curve."""
+    g = torch.Generator().manual_seed(5)
+    model = SMAForSequenceClassification.from_pretrained(folder, num_labels=3).double()
+    bytes_too, model.perceiver.decoder.encoder_input_preprocessor = model.perceiver.input_preprocessor, None
+    head = {k: v.half() for k, v in randomise(model.perceiver.decoder, 6).state_dict().items()}
+    model.perceiver.decoder.encoder_input_preprocessor = bytes_too  # which came with the folder
+    x, y = torch.randint(4, 262, (5 * size, N), generator=g), torch.randint(3, (5 * size,), generator=g)
+    valid = torch.arange(N) < torch.randint(4, N + 1, (5 * size, 1), generator=g)
+    optimizer, curve = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0), []
+    for step in range(n_step):
+        at = torch.arange(size) + size * (step % 3)  # the last 2 x size rows are for validation
+        model(inputs=x[at], attention_mask=valid[at].long(), labels=y[at]).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            val = slice(3 * size, None)
+            curve.append(model(inputs=x[val], attention_mask=valid[val].long(), labels=y[val]).loss.item())
+    return dict(x=x, y=y, valid=valid, head=head, curve=curve, size=size)
 
 
 def plain(case):

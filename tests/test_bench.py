@@ -1,6 +1,7 @@
 """bench.py against a count by hand and torch's own; and what must hold of memory, whatever the speed."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -113,29 +114,52 @@ def test_bench_runs(run, tmp_path):
 
 THEIRS = '''
 import torch
-from types import SimpleNamespace
+from types import SimpleNamespace as Object
+from masking import Masking
+from model import SMA, SMAConfig as Ours
 class SMAConfig:
     def __init__(self, **given):
         assert given['num_latents'] == 0 and given['max_position_embeddings'] == 28
         assert given['cross_train_noising_args'][0][1] == dict(masking_ratio=0.5, num_per_query=14)
-class SMAForSSL(torch.nn.Linear):
+    def to_dict(self):
+        return {}
+class SMAForSSL(torch.nn.Module):
     def __init__(self, config):
-        super().__init__(1, 1)
+        torch.manual_seed(7)
+        super().__init__()
+        self.config, self.inner = config, SMA(Ours(1, 64, 28, 3, 64, 4, 64))
+        self.state_dict = self.inner.state_dict
+        self.transform = Object(num_per_query=14)
+        inner = Object(train_noising_function=Object(transforms=[self.transform]))
+        attention = Object(attention=Object(attention=inner))
+        self.perceiver = Object(encoder=Object(cross_attention=attention))
     def forward(self, inputs, attention_mask):
         assert attention_mask.shape == (4, 28) and attention_mask.all()
-        return SimpleNamespace(loss=self.weight.sum() * inputs.mean())
+        if self.transform.num_per_query == 14:
+            return Object(loss=self.inner.P.sum() * inputs.mean())
+        loss, hidden = self.inner(inputs, how=Masking('guided', 0.5, 28))
+        return Object(loss=loss.sum() / hidden.sum() WRONG)
 '''
 
 
-def test_their_step_has_a_column_when_their_code_is_given(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize('wrong', [False, True])
+def test_their_step_has_a_column_when_their_code_is_given(run, tmp_path, monkeypatch, wrong):
     (tmp_path / 'src/transformers/models/sma').mkdir(parents=True)
     assert 'transformers/models/sma' in run('bench.py', *TINY, '--theirs=elsewhere', status=2).stderr
-    (tmp_path / 'src/transformers/models/sma/modeling_sma.py').write_text(THEIRS)
+    source = THEIRS.replace('WRONG', '* 1.01' if wrong else '')
+    (tmp_path / 'src/transformers/models/sma/modeling_sma.py').write_text(source)
     (tmp_path / 'src/transformers/__init__.py').touch()
     monkeypatch.setattr(sys, 'path', [*sys.path])
-    head, _, row = table(run('bench.py', *TINY, '--theirs=src').stdout, 1)
+    monkeypatch.setattr('model.from_theirs', lambda config, state: (dict(model=state), ''))
+    done = run('bench.py', *TINY, f'--theirs={tmp_path}/src', status=2 if wrong else 0)
     for name in [name for name in sys.modules if name.partition('.')[0] == 'transformers']:
         del sys.modules[name]
+    if wrong:
+        assert 'do not have the same loss on the same weights' in done.stderr
+        return
+    first = re.search(r'first loss: (\S+), (\S+)', done.stdout)
+    assert first[1] == first[2]
+    head, _, row = table(done.stdout, 1)
     assert head == [*COLUMNS, 'theirs'] and 0 < float(row[-1]) < 1  # that stub has next to nothing to do
 
 
