@@ -45,7 +45,8 @@ from configurator import ROOT, configure, fail, start
 from data import fit_norm, micro_batches
 from masking import Masking
 from model import N_IDS, SMA, build, from_theirs, load_weights
-from runtime import check_batch, check_numbers, log_line, make_optimizer, open_data, set_up, update, wrap
+from runtime import (check_batch, check_numbers, log_line, make_optimizer, make_scaler, open_data, set_up,
+                     update, wrap)
 
 # -----------------------------------------------------------------------------
 dataset: str | None = None  # a file, or a name, in place of the config's; None = a random stand-in
@@ -175,7 +176,7 @@ def stepper(raw, inputs, knobs, run, may_compile=True):
     ours, model, decay = isinstance(raw, SMA), wrap(raw, run) if may_compile else raw, knobs['weight_decay']
     optimizer = make_optimizer(raw, 1e-4, decay, run.device) if ours else \
         torch.optim.AdamW(raw.parameters(), 1e-4, weight_decay=decay)
-    scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == 'float16')
+    scaler = make_scaler(run)
 
     def step(x, valid, how=None):
         x = inputs(x)

@@ -4,8 +4,11 @@ A script keeps its knobs as plain lines, `lr = 1e-4  # peak learning rate` or
 `max_len: int | None = None  # cut`, and calls configure(globals()). Names and types are checked against these
 defaults, so a typo stops the run and never passes in silence. A config file is code; it sees all knobs,
 those of the command line as they will be: `dropout = 0.1 if task == 'esol' else 0.0`.
+
+And two things that every room needs: an error for users, and files that are written whole or not at all.
 """
-import ast, builtins, difflib, inspect, runpy, sys, traceback
+import ast, builtins, difflib, inspect, os, runpy, sys, traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -16,7 +19,36 @@ class UserError(ValueError):
     """What the user can put right: its text says what is wrong and what to do, in one line."""
 
 def fail(message):
-    raise UserError(' '.join(str(message).splitlines()))
+    raise UserError(printable(' '.join(str(message).splitlines())))
+
+def printable(text):
+    """Text out of a file, its control characters escaped: they would steer the terminal."""
+    return ''.join(c if c.isprintable() or c in '\n\t' else c.encode('unicode_escape').decode() for c in text)
+
+@contextmanager
+def whole(path, mode='wb'):
+    """A file to write, which takes the place of `path` when all of it is on the disk, or never."""
+    path, new = Path(path), Path(f'{path}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(new, mode) as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        new.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        fail(f'cannot write {path}: {error.strerror or error}')
+    finally:
+        if new.is_file():
+            new.unlink()
+
+def sync(path):
+    """Has the disk take what was written to a file, or the names in a folder, before anything after it."""
+    if os.name == 'posix':  # elsewhere a folder cannot be opened
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
 
 def start(main):
     """Run a script's main function; a UserError ends it with one line on stderr and status 2, no traceback."""
@@ -84,6 +116,8 @@ def parse(text, default, kinds):
 def fit(value, default, kinds):
     """`value` in the type of the knob's default, or a ValueError; an OverflowError past the largest float."""
     several = isinstance(value, (tuple, list))
+    if default is None and value in ((), []) or type(value) is int and abs(value) >= 2 ** 63:
+        raise ValueError('wants something' if several else 'wants less than 2^63')
     if isinstance(default, tuple) or default is None and several:
         return tuple(fit(item, 0, kinds) for item in (value if several else [value]))
     if type(value) not in kinds and type(value) in (int, float):  # 1 fills a float, a whole 1e3 an int

@@ -26,7 +26,7 @@ from queue import Queue
 import numpy as np
 import torch
 
-from configurator import ROOT, defaults_of, fail
+from configurator import ROOT, defaults_of, fail, printable
 from masking import FIRST_BYTE
 
 SPLITS = ('train', 'val', 'test')
@@ -84,6 +84,12 @@ class Dataset:
 
     def __init__(self, folder, val_share=0.0, test_share=0.0):
         self.folder, self.meta = Path(folder), json.loads((Path(folder) / 'meta.json').read_text())
+        for file, (size, _) in self.meta['files'].items():
+            if not (self.folder / file).exists() or (self.folder / file).stat().st_size != size:
+                fail(f'{self.folder}/{file} is missing or cut short: remove {self.folder}, it is made again')
+        # what it is made of, to tell whether it is still the same
+        self.fingerprint = ' '.join(f'{file} {crc:08x}' for file, (_, crc) in self.meta['files'].items()
+                                    if file in ('x.bin', 'split.bin'))
         self.name = self.folder.name.rpartition('-')[0]
         self.is_bytes, self.is_images = self.meta['kind'] == 'bytes', self.meta['kind'] == 'images'
         self.d_raw, self.n, self.columns = self.meta['d_raw'], self.meta['n'], self.meta['columns']
@@ -223,13 +229,13 @@ def describe(dataset):
             f'{name} {int(v):,}' for name, v in zip(('min', 'median', '95 %', 'max'),
                                                     np.percentile(lengths, (0, 50, 95, 100)))))
         sample = bytes(dataset.x[dataset.offsets[first]:dataset.offsets[first + 1]])
-        print('sample:', sample[:100].decode('utf-8', errors='replace'))
+        print('sample:', printable(sample[:100].decode('utf-8', errors='replace')))
     elif dataset.is_images:
         print(f'{meta["image_size"]} x {meta["image_size"]} pixels of {dataset.d_raw} channels, cut from '
               f'{" x ".join(map(str, dataset.x.shape[1:3]))}')
     else:
-        print(f'{dataset.n} inputs of {dataset.d_raw} float(s); the first row: ' + ', '.join(
-            f'{c} {v:.3g}' for c, v in list(zip(dataset.columns, dataset.x[first, :, 0]))[:8]) + ', ...')
+        print(printable(f'{dataset.n} inputs of {dataset.d_raw} float(s); the first row: ' + ', '.join(
+            f'{c} {v:.3g}' for c, v in list(zip(dataset.columns, dataset.x[first, :, 0]))[:8]) + ', ...'))
     y = dataset.y[~np.isnan(dataset.y)]
     if len(y):
         values, n = np.unique(y, return_counts=True)
@@ -239,7 +245,7 @@ def describe(dataset):
         else:
             said = (f'{len(values):,} values, mean {y.mean():.4g}, std {y.std():.4g}, '
                     f'min {y.min():.4g}, max {y.max():.4g}')
-        print(f'labels on {len(y):,} rows: {said}')
+        print(printable(f'labels on {len(y):,} rows: {said}'))
 
 
 # -----------------------------------------------------------------------------

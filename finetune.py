@@ -11,11 +11,12 @@ alike.
 
 For every start in `init_from` and every learning rate of `lr`, one run per seed. A run keeps the weights of
 its best validation score; of several learning rates the one with the best mean validation score is kept; only
-then is the test split scored, once for each seed. Each row of the table is printed and appended to
-OUT_DIR/results.md.
+then is the test split scored, once for each seed. The table is printed, and written to OUT_DIR/results.md.
 """
 
+import hashlib
 import itertools
+import json
 import math
 import os
 import sys
@@ -26,11 +27,12 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from configurator import configure, defaults_of, fail, start
+from configurator import configure, defaults_of, fail, start, whole
 from data import data_knobs, fit_norm, learnable, merit, micro_batches, name_of, settle_outcome
 from model import build, load, load_weights, save, shape_of
-from runtime import (Stop, check_batch, check_numbers, finish, log_line, lr_at, make_optimizer, must_match,
-                     open_data, say, score_rows, seed_all, set_lr, set_up, syncing, update, wrap)
+from runtime import (Skips, Stop, check_batch, check_numbers, claim, finish, log_line, lr_at, make_optimizer,
+                     make_scaler, must_match, open_data, rewrite_log, say, score_rows, seed_all, set_lr,
+                     set_up, syncing, update, wrap)
 
 # -----------------------------------------------------------------------------
 # data; where a knob is None, a checkpoint's own data set is read as it was
@@ -96,7 +98,7 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
         load_weights(raw, begin['model'], new=('head.', 'head_query'), dropped=('decoder.',))
     raw.to(run.device)
     optimizer = make_optimizer(raw, lr, weight_decay, run.device)
-    scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == 'float16')
+    scaler, skips = make_scaler(run), Skips(run)
     model = wrap(raw, run)
 
     # labelled rows
@@ -128,13 +130,13 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
                 with run.autocast():
                     loss = loss_of(model(x, valid), y, outcome['target']) / len(step_rows)
                 scaler.scale(loss * run.world).backward()  # times world, as DDP averages over ranks
-        norm_of_step = update(model, optimizer, scaler, grad_clip)
+        skips.note(update(model, optimizer, scaler, grad_clip))
         bar.update()
         if stop.asked(run, step, interval):
             return None
+        if (step + 1) % 10 == 0 or step + 1 == total:
+            skips.check(step + 1)
         if (step + 1) % interval == 0 or step + 1 == total:
-            if not math.isfinite(norm_of_step) and not scaler.is_enabled():  # a scaler skips such steps
-                fail(f'the gradient is {norm_of_step.item()} at step {step + 1}: lower lr')
             value = score_rows(raw, data, rows['val'], outcome, batch_size, run)
             log_line(Path(config['out_dir']) / 'log.jsonl', run, init_from=name, lr=lr, seed=seed,
                      step=step + 1, val_score=value)
@@ -142,6 +144,8 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
                 best = dict(merit=merit(outcome, value), val_score=value, step=step + 1,
                             model={k: v.detach().cpu().clone() for k, v in raw.state_dict().items()})
     bar.close()
+    if 'model' not in best:
+        fail(f'{name}, lr {lr:g}, seed {seed}: no validation score is a number: lower lr, or look at the data')
     return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=data.norm,
                 columns=data.columns, outcome=outcome, lr=lr, seed=seed, step=best['step'],
                 val_score=best['val_score'], n_train=len(train_rows))
@@ -201,27 +205,39 @@ def main():
     say(run, f'{outcome["target"]}, {outcome["metric"]}; labelled rows: {counts}; '
              f'{len(starts) * len(lr) * len(seeds)} runs')
 
-    out, measure, table = Path(config['out_dir']), outcome['metric'], []
+    out, measure, table, results = Path(config['out_dir']), outcome['metric'], [], []
+    claim(out, run)
+    files = {name: name.replace('/', '-') for name in starts}
+    for name, file in files.items():
+        if list(files.values()).count(file) > 1:
+            fail(f'{name} and another start would both be saved as {file}: rename the folder of one')
     title = (f'| pre-training | {measure}, test | {measure}, validation | labels | lr | seeds |\n'
              '|---|---|---|---|---|---|')
     for name, begin in starts.items():
         label = f'{begin["config"]["mask"]} masks ({name})' if begin else 'none (scratch)'
         data.norm = begin['norm'] if begin else fresh_norm
-        tried = {}
+        digest, tried = digest_of(begin, data), {}
         for rate, seed in itertools.product(lr, seeds):
-            path = out / f'{name.replace("/", "-")}-lr{rate:g}-seed{seed}.pt'
+            path = out / f'{files[name]}-lr{rate:g}-seed{seed}.pt'
+            checkpoint = None
             if resume and path.exists():
-                checkpoint = load(path, keys=('model', 'outcome', 'val_score', 'config'))
+                checkpoint = load(path, keys=('model', 'outcome', 'val_score', 'step', 'n_train', 'config'))
+                if checkpoint.get('start', digest) != digest:
+                    say(run, f'{path}: {name} or the data have changed since, so it is made anew')
+                    checkpoint = None
+            if checkpoint:
                 free = ('resume', 'device', 'compile', 'init_from', 'lr', 'seeds')
                 fixed = {k: v for k, v in config.items() if k not in free}
                 must_match(checkpoint['config'], fixed, path, defaults_of(__file__))
             else:
+                this = name, rate, seed
+                rewrite_log(out / 'log.jsonl', run, lambda e: (e['init_from'], e['lr'], e['seed']) != this)
                 checkpoint = train(name, begin, rate, seed, rows, data, outcome, shape, config, run, stop)
                 if checkpoint is None:
                     say(run, f'stopped in the run of {label}, lr {rate:g}, seed {seed}; --resume keeps others')
                     sys.exit(128 + (stop.signal or 15))
                 if run.rank == 0:
-                    save(path, checkpoint)
+                    save(path, {**checkpoint, 'start': digest})
             say(run, f'{label}, lr {rate:g}, seed {seed}: best validation {measure} '
                      f'{checkpoint["val_score"]:.4f} at step {checkpoint["step"]}')
             tried.setdefault(rate, []).append(checkpoint)
@@ -236,14 +252,24 @@ def main():
         std = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in (test, val)]
         table.append(f'| {label} | {np.mean(test):.4f} ± {std[0]:.4f} | {np.mean(val):.4f} ± {std[1]:.4f} '
                      f'| {tried[rate][0]["n_train"]:,} | {rate:g} | {len(test)} |')
-        log_line(out / 'results.jsonl', run, init_from=name, mask=begin['config']['mask'] if begin else None,
-                 metric=measure, test=test, val=val, lr=rate, n_train=tried[rate][0]['n_train'], seeds=seeds)
-    text = '\n'.join([title, *table])
-    say(run, '\n' + text)
-    if run.rank == 0:
-        with open(out / 'results.md', 'a') as f:
-            f.write(text + '\n\n')
+        results.append(json.dumps(dict(
+            init_from=name, mask=begin['config']['mask'] if begin else None, metric=measure, test=test,
+            val=val, lr=rate, n_train=tried[rate][0]['n_train'], seeds=seeds)))
+        for file, lines in (('results.md', [title, *table]), ('results.jsonl', results)):
+            if run.rank == 0:  # now, so that a run which is stopped leaves the rows it has
+                with whole(out / file, 'w') as f:
+                    f.write('\n'.join(lines) + '\n')
+    say(run, '\n'.join(['', title, *table]))
     finish(run)
+
+
+def digest_of(begin, data):
+    """Tells whether a start, its scale and the data are still the same: a sha256."""
+    digest = hashlib.sha256(data.fingerprint.encode())
+    norm = {k: v for k, v in begin['norm'].items() if torch.is_tensor(v)} if begin else {}
+    for name, t in sorted({**begin['model'], **norm}.items()) if begin else ():
+        digest.update(name.encode() + t.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def find_starts(names, wanted):

@@ -25,6 +25,7 @@ import json
 import math
 import os
 import re
+import zipfile
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from configurator import UserError, fail, start
+from configurator import UserError, fail, start, whole
 from masking import FIRST_BYTE, Masking, attention_map, hide
 
 N_IDS = 262  # PAD 0, BOS 1, EOS 2, MASK 3, CLS 4, SEP 5, then byte b is b + 6 (Perceiver IO)
@@ -333,16 +334,18 @@ def shape_of(model_args):
 
 
 def save(path, checkpoint):
-    """Written under a temporary name, then renamed: never half a checkpoint. Plain dicts and tensors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(checkpoint, path.with_suffix('.tmp'))
-    path.with_suffix('.tmp').replace(path)
+    """Never half a checkpoint, nor one of a model that has failed: the last good one stays. Plain dicts."""
+    if not all(torch.isfinite(t).all() for t in checkpoint['model'].values()):
+        fail(f'weights are not finite, {path} is not written: lower lr, or look at the data')
+    with whole(path) as f:
+        torch.save(checkpoint, f)
 
 
 def load(path, keys=('model', 'model_args', 'config'), data_dir='datasets'):
     """
-    A checkpoint that has these keys; a folder means its last.pt. Only tensors are unpickled. The authors'
-    weights, a folder with config.json or hf:OWNER/NAME (kept in DATA_DIR/downloads), are turned into ours.
+    A checkpoint that has these keys; a folder means its last.pt. Only tensors are unpickled, and nothing is
+    taken on trust: checksums, shapes, numbers. The authors' weights, a folder with config.json or
+    hf:OWNER/NAME (kept in DATA_DIR/downloads), are turned into ours.
     """
     theirs, path = str(path).startswith('hf:') or Path(path, 'config.json').exists(), Path(path)
     if theirs and not (path / 'last.pt').exists():
@@ -350,18 +353,50 @@ def load(path, keys=('model', 'model_args', 'config'), data_dir='datasets'):
     path = path / 'last.pt' if path.is_dir() else path
     if not path.is_file():
         fail(f'no checkpoint {path}: a .pt file, or a folder with last.pt in it, is wanted')
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:
-        fail(f'{path} is no checkpoint, or it is cut short ({type(error).__name__})')
+    checkpoint = read_pt(path)
     missing = [k for k in keys if not isinstance(checkpoint, dict) or k not in checkpoint]
     if missing:
         fail(f'{path} is not a checkpoint of the kind that is wanted: it lacks {", ".join(missing)}')
     if 'head' in checkpoint:
         fail(f'{path} was fine-tuned by an older version of finetune.py: fine-tune again')
+    check_checkpoint(checkpoint, path)
     old = {'valid_share': 'val_share', 'valid_file': 'val_file'}  # as knobs were called until November 2026
-    checkpoint['config'] = {old.get(k, k): v for k, v in checkpoint.get('config', {}).items()}
+    checkpoint['config'] = {old.get(k, k): v for k, v in checkpoint['config'].items()}
     return checkpoint
+
+
+def read_pt(path):
+    """What torch.save wrote. Of its zip archive torch.load does not compare the checksums; here they count."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(part.compress_type for part in archive.infolist()):  # it could unpack to any size
+                raise ValueError('packed')
+            if archive.testzip():
+                raise ValueError('wrong checksum')
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # files may be damaged in many ways
+        reason = f': {error}' if type(error) is ValueError else ''
+        fail(f'{path} is no checkpoint, or it is damaged or cut short ({type(error).__name__}{reason})')
+
+
+def check_checkpoint(checkpoint, path):
+    """Fails unless its weights are finite and of the shape that model_args call for, and the rest is plain."""
+    args, state, config = (checkpoint.get(k, {}) for k in ('model_args', 'model', 'config'))
+    step, best = checkpoint.get('step', 0), checkpoint.get('best', 0.0)
+    plain = {int, float, str, bool, type(None), tuple, list}
+    try:
+        numbers = [args[f.name] for f in fields(SMAConfig) if f.type is int and f.name in args]
+        odd = {*map(type, [*numbers, step])} - {int} or {*map(type, config.values())} - plain or \
+            type(best) not in (int, float)
+        if odd or step < 0 or args['n_layer'] > len(state) + 1:  # a billion layers would take for ever to make
+            raise TypeError
+        with torch.device('meta'):
+            load_weights(build(args), {k: t.to('meta') for k, t in state.items()})
+        bad = next((k for k, t in state.items() if not torch.isfinite(t).all()), None)
+    except (AttributeError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        fail(f'{path} is damaged: its model_args, weights or config make no model ({type(error).__name__})')
+    if bad:
+        fail(f'{path}: {bad} has numbers that are not finite, as its training had failed: take an earlier one')
 
 
 def load_weights(model, state, new=(), dropped=()):
@@ -482,8 +517,9 @@ def load_theirs(path, data_dir):
     file = file if file.exists() else get('pytorch_model.bin')
     try:
         safe = file.suffix == '.safetensors'
-        state = read_safetensors(file) if safe else torch.load(file, map_location='cpu', weights_only=True)
+        state = read_safetensors(file) if safe else read_pt(file)
         checkpoint, about = from_theirs(json.loads(about.read_text()), state)
+        check_checkpoint(checkpoint, path)
     except UserError:
         raise
     except Exception as error:  # files may be damaged in many ways

@@ -45,7 +45,7 @@ import numpy as np
 import requests
 from tqdm import tqdm
 
-from configurator import ROOT, configure, fail, nearest, start
+from configurator import ROOT, UserError, configure, fail, nearest, start, sync
 from data import CHUNK, DRAW, DRAW_VAL, describe, open_dataset, stored_side
 
 # knobs of `python prepare.py NAME`; the stages have the same
@@ -64,9 +64,16 @@ image_size = 192  # images: side in pixels that the model sees
 TRAIN, VAL, TEST = range(3)  # codes in split.bin, like data.py's DRAW (by the shares, all three) and DRAW_VAL
 SPLIT_WORDS = dict(train=TRAIN, training=TRAIN, val=VAL, valid=VAL, validation=VAL, dev=VAL, test=TEST)
 TABLES = ('.csv', '.tsv', '.arff', '.json', '.parquet')
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'PPM')  # that Pillow may decode, whatever a file is called
 IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm')
-FORMAT = 3  # part of a prepared folder's name: raise it when the layout or a reader changes
+FORMAT = 4  # part of a prepared folder's name: raise it when the layout or a reader changes
 TIMEOUT, WAITS = (10, 30), (0, 1, 4, 15, 60)  # of downloads, in s: to connect, between bytes; before each try
+# what a file may claim, so that memory stays bounded whatever it says:
+LONGEST = 2 ** 28  # bytes of a line, a FASTA record, a cell, a JSON object
+CHUNK_BYTES = 2 ** 26  # of the rows looked at in one piece
+MOST_INPUTS = 2 ** 24  # numbers a row
+MOST_PIXELS, LONGEST_SIDE = 10 ** 8, 32  # of an image; its long side over its short one
+MOST_ARRAY, MOST_DOWNLOAD = 2 ** 34, 2 ** 40  # bytes of an array in an .npz; of a file of unknown size
 
 
 def prepare(config):
@@ -90,6 +97,8 @@ def prepare(config):
         fail(f'the data set {name} has its own inputs and splits: leave *_column, *_file and window unset')
     files = [] if row else [path for _, file in parts for path in file.split(',')]
     for path in files:
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            fail(f'{path!r} is neither a file nor a folder but a pipe or a device')
         if not os.path.exists(path):
             fail(f'no file {path!r}, and no data set of that name; nearest: {nearest(path, DATASETS)!r}; '
                  '`python prepare.py` lists all')
@@ -130,6 +139,7 @@ def prepare(config):
             sources = [(split, read_file(file, meta, **columns)) for split, file in parts]
         write(building, name, sources, meta)
         building.rename(folder)
+        sync(folder.parent)
     except OSError as error:
         if not folder.exists():  # else another process was faster
             fail(f'cannot prepare {name} in data_dir={config["data_dir"]!r}: {error.strerror or error}')
@@ -159,8 +169,15 @@ def write(folder, name, sources, meta):
     """
     shape, lengths, firsts, codes, splits = None, [], [], [], []  # shape: () for bytes, (n, d_raw) for floats
     code_of = {}  # distinct label -> its number, so that 11 million labels take no more room than they must
-    bar = tqdm(desc=f'preparing {name}', unit=' rows', leave=False, disable=not sys.stderr.isatty())
-    with open(folder / 'x.bin', 'wb') as x_file, bar:
+    files = {}  # file: (size, crc32), by which a later stage knows it whole
+
+    def put(file, block):  # numpy's tofile is silent on a full disk
+        with open(folder / file, 'ab') as f:
+            f.write(block)
+        size, crc = files.get(file, (0, 0))
+        files[file] = size + len(block), zlib.crc32(block, crc)
+
+    with tqdm(desc=f'preparing {name}', unit=' rows', leave=False, disable=not sys.stderr.isatty()) as bar:
         for code, (x, y, split) in ((code, chunk) for code, chunks in sources for chunk in chunks):
             if not len(x):
                 continue
@@ -170,12 +187,12 @@ def write(folder, name, sources, meta):
                 fail(f'the files of {name} differ: text, pairs, or rows of {shape} and {this} numbers')
             shape = this
             if is_array:
-                x_file.write(x.tobytes())
+                put('x.bin', x.tobytes())
             else:
                 if shape:
                     firsts.append(np.array([len(a) for a, _ in x], np.int64))
                     x = [a + b for a, b in x]
-                x_file.write(b''.join(x))
+                put('x.bin', b''.join(x))
                 lengths.append(np.array([len(sequence) for sequence in x], np.int64))
             y = [None] * len(x) if y is None else y
             codes.append(np.array([code_of.setdefault(v, len(code_of)) for v in y], np.int32))
@@ -185,16 +202,20 @@ def write(folder, name, sources, meta):
         fail(f'{name} holds no rows')
     is_bytes, size, codes = shape in ((), ('pairs',)), meta['image_size'], np.concatenate(codes)
     values, classes = number_labels(code_of)
-    values[codes].tofile(folder / 'y.bin')
-    np.concatenate(splits).tofile(folder / 'split.bin')
+    if np.isinf(values).any():
+        fail(f'{name} has the label {values[np.isinf(values)][0]}: correct that row, or drop it')
+    put('y.bin', values[codes].tobytes())
+    put('split.bin', np.concatenate(splits).tobytes())
     if is_bytes:
-        np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths])).tofile(folder / 'offsets.bin')
+        put('offsets.bin', np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths])).tobytes())
     if firsts:
-        np.concatenate(firsts).tofile(folder / 'firsts.bin')
+        put('firsts.bin', np.concatenate(firsts).tobytes())
     meta.update(kind='bytes' if is_bytes else 'images' if size else 'floats', rows=len(codes), classes=classes,
                 n=None if is_bytes else size ** 2 if size else shape[0], d_raw=0 if is_bytes else shape[-1],
-                left_out={why: n for why, n in meta['left_out'].items() if n})
+                left_out={why: n for why, n in meta['left_out'].items() if n}, files=files)
     (folder / 'meta.json').write_text(json.dumps(meta, indent=1))
+    for file in (*files, 'meta.json', ''):  # all of it is on the disk before it gets its name
+        sync(folder / file)
 
 
 def number_labels(labels):
@@ -221,11 +242,14 @@ def download(name, address, size, digest, data_dir):
     mirror, folder, problem = os.environ.get('SMA_MIRROR', ''), Path(data_dir) / 'downloads', None
     if mirror.startswith(('http://', 'https://')):
         address, mirror = address and f'{mirror.rstrip("/")}/{name}', ''
+    elif mirror and not os.path.isdir(mirror):
+        fail(f'SMA_MIRROR={mirror} in the environment is no folder and no http address')
+    shown = re.sub('//[^/@]*@', '//', address or '')  # without a password
     for path in (folder / name, *(sorted(Path(mirror).rglob(name)) if mirror else ())):
         if path.exists():
             problem = wrong(path, size, digest)
             if problem:
-                fail(f'{path}: {problem}; remove it to fetch it again from {address}')
+                fail(f'{path}: {problem}; remove it to fetch it again from {shown}')
             return path
     by_hand = f'as {(folder / name).resolve()}, or let SMA_MIRROR in the environment name a folder that has it'
     if address is None:
@@ -234,29 +258,46 @@ def download(name, address, size, digest, data_dir):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)  # a name may have folders in it
     part, left_behind = temporary(folder / name, Path(name).name)
     for old in left_behind:
-        with suppress(FileNotFoundError):  # another process was faster
+        with suppress(FileNotFoundError):  # another process was faster, or the part has no stamp
             old.replace(part)
+            stamp_of(old).replace(stamp_of(part))
     for wait in WAITS:
         if problem:
-            print(f'{address}: {problem}; trying again in {wait} s', flush=True)
+            print(f'{shown}: {problem}; trying again in {wait} s', flush=True)
         time.sleep(wait)
         try:
-            problem = fetch(address, part, size, digest)
+            problem = fetch(address, shown, part, size, digest)
         except requests.RequestException as error:
             problem = type(error).__name__
         if problem is None:
+            if digest is None:
+                with open(part, 'rb') as f:
+                    found = hashlib.file_digest(f, 'sha256').hexdigest()
+                print(f'{name}: no hash is known; sha256:{found} in its row of DATASETS pins it', flush=True)
+            stamp_of(part).unlink(missing_ok=True)
+            sync(part)
             return part.replace(folder / name)
         if problem.startswith('HTTP 4') and problem not in ('HTTP 416', 'HTTP 429'):  # no use in asking again
             break
-    fail(f'could not fetch {address} ({problem}). Put the file there by hand, {by_hand}, or an http address')
+    fail(f'could not fetch {shown} ({problem}). Put the file there by hand, {by_hand}, or an http address')
 
 
-def fetch(address, part, size, digest):
+def stamp_of(part):
+    """Beside a part of a file: what its server calls this version of it, an ETag or a date."""
+    return part.with_name(f'stamp-{part.name}')
+
+
+def fetch(address, shown, part, size, digest):
     """One attempt to bring the rest of a file into `part`: taken up where it broke, by HTTP Range, if the
-    server can. -> None, or what went wrong"""
+    server can, and if it is the same file still. -> None, or what went wrong"""
+    stamp = stamp_of(part)
+    if part.exists() and not (stamp.exists() or digest):  # nobody could tell whether the rest belongs to it
+        part.unlink()
     have, total = part.stat().st_size if part.exists() else 0, size
     if not have or have != size:
         ask = {'Accept-Encoding': 'identity', 'Range': f'bytes={have}-'}
+        if have and stamp.exists():
+            ask['If-Range'] = stamp.read_text()
         with requests.get(address, headers=ask, stream=True, timeout=TIMEOUT) as answer:
             status, place = answer.status_code, answer.headers.get('Content-Range', '')
             goes_on = status == 206 and place.startswith(f'bytes {have}-')
@@ -264,15 +305,29 @@ def fetch(address, part, size, digest):
                 part.unlink(missing_ok=True)  # not a part of this file
             if status != 200 and not goes_on:
                 return f'HTTP {status}'
+            if digest is None and answer.headers.get('Content-Type', '').startswith('text/html'):
+                return 'a page of HTML, not the file'
             have = have if goes_on else 0  # 200: it sends the whole file again
-            left = answer.headers.get('Content-Length')
-            total = have + int(left) if left else size
-            print(f'fetching {address}' + (f': {total:,} bytes' if total else ''), flush=True)
+            left, whole = answer.headers.get('Content-Length'), place.rpartition('/')[2]
+            stated = int(whole) if goes_on and whole.isdigit() else have + int(left) if left else None
+            if size is not None and stated not in (None, size):
+                return f'it has {stated:,} bytes, not {size:,}'
+            total = stated if size is None else size
+            if total is None and digest is None and answer.headers.get('Transfer-Encoding') != 'chunked':
+                return 'the server does not say how long it is'
+            print(f'fetching {shown}' + (f': {total:,} bytes' if total else ''), flush=True)
+            mark = answer.headers.get('ETag', answer.headers.get('Last-Modified', ''))
+            if not have:
+                stamp.unlink(missing_ok=True)
+                if mark and not mark.startswith('W/'):  # a weak one does not tell bytes apart
+                    stamp.write_text(mark)
             bar = dict(total=total, initial=have, leave=False, disable=not sys.stderr.isatty())
             with open(part, 'ab' if have else 'wb') as f, tqdm.wrapattr(f, 'write', **bar) as out:
                 for block in answer.iter_content(1 << 16):
                     out.write(block)
-    problem = wrong(part, total if size is None else size, digest)
+                    if f.tell() > (MOST_DOWNLOAD if total is None else total):
+                        break
+    problem = wrong(part, total, digest)
     if problem and part.stat().st_size >= (total or 0):
         part.unlink()  # it is not cut off, but bad: it cannot be gone on with
     return problem
@@ -357,14 +412,25 @@ def open_stream(path):
 
 def open_lines(path, encoding=None):
     """The lines of open_stream(path), as bytes, or as text in an encoding."""
+    def bounded(f):
+        while line := f.readline(LONGEST + 1):
+            if len(line) > LONGEST:
+                fail(f'{path} has a line of more than {LONGEST:,} bytes (LONGEST in prepare.py): is it text?')
+            yield line
     with open_stream(path) as f:
-        yield from f if encoding is None else codecs.iterdecode(f, encoding)
+        yield from bounded(f) if encoding is None else codecs.iterdecode(bounded(f), encoding)
 
 
-def in_chunks(items, size=CHUNK):
-    """Lists of up to `size` items."""
-    items = iter(items)
-    while chunk := list(itertools.islice(items, size)):
+def in_chunks(items, size=CHUNK, weigh=len):
+    """Lists of up to `size` items, or of less where the items are large: weigh(item) is its bytes, about."""
+    chunk, weight = [], 0
+    for item in items:
+        chunk.append(item)
+        weight += weigh(item)
+        if len(chunk) == size or weight > CHUNK_BYTES:
+            yield chunk
+            chunk, weight = [], 0
+    if chunk:
         yield chunk
 
 
@@ -383,7 +449,7 @@ def lines(path, kind, meta):
 
 def fasta(path, meta, shortest=1, longest=math.inf):
     """Header lines start with '>'; a sequence may run over several lines; a final '*' (stop) is dropped."""
-    parts = None  # None until the first header
+    parts, room = None, LONGEST  # None until the first header
     for line in itertools.chain(open_lines(path), [b'>']):
         line = line.strip()
         if line.startswith(b'>'):
@@ -393,11 +459,14 @@ def fasta(path, meta, shortest=1, longest=math.inf):
             elif parts is not None:
                 why = f'sequences of less than {shortest} or more than {longest} residues'
                 meta['left_out'][why if sequence else 'empty sequences'] += 1
-            parts = []
+            parts, room = [], LONGEST
         elif line and parts is None:
             fail(f'{path} does not look like FASTA: its first line is no ">" header')
         elif line:
             parts.append(line)
+            room -= len(line)
+            if room < 0:
+                fail(f'{path} has a record of more than {LONGEST:,} bytes (LONGEST in prepare.py)')
 
 
 def windows(chunks, size):
@@ -426,13 +495,33 @@ def parquet_rows(path):
     except ImportError:
         fail(f'reading {path} needs pyarrow: pip install pyarrow')
     try:
-        table = pyarrow.parquet.ParquetFile(path)
-        yield 0, table.schema_arrow.names
-        batches = (zip(*(c.to_pylist() for c in batch.columns)) for batch in table.iter_batches(CHUNK))
+        names = pyarrow.parquet.read_schema(path).names
+        table = pyarrow.parquet.ParquetFile(path, read_dictionary=names)  # a text repeated takes its room once
+        yield 0, names
+
+        def cells(column):
+            if not pyarrow.types.is_dictionary(column.type):
+                return column.to_pylist()
+            texts = column.dictionary.to_pylist()
+            return [None if i is None else texts[i] for i in column.indices.to_pylist()]
+        batches = (zip(*map(cells, batch.columns)) for batch in table.iter_batches(CHUNK))
         for at, row in enumerate(itertools.chain.from_iterable(batches), 1):
             yield at, ['' if v is None else v.decode() if isinstance(v, bytes) else str(v) for v in row]
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         fail(f'cannot read {path}: {error}')
+
+
+@contextmanager
+def json_errors(path, count):
+    """What has not been read yet is no error; numbers of 5,000 digits and lists a thousand deep are."""
+    try:
+        yield
+    except json.JSONDecodeError:
+        pass
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        fail(f'{path}: cannot read what comes after item {count} ({error})')
 
 
 def json_rows(path):
@@ -440,9 +529,13 @@ def json_rows(path):
     that is a list of one is that one (TAPE)."""
     decoder, between, keys, count, text, at = json.JSONDecoder(), re.compile(r'[\[,\s]*'), None, 0, '', 0
     with open_stream(path) as f:
-        for block in codecs.iterdecode(iter(partial(f.read, 1 << 20), b''), 'utf-8'):
+        # in ever larger blocks while an object does not end, else a large one were read over and over
+        for block in codecs.iterdecode(iter(lambda: f.read(max(1 << 20, len(text) - at)), b''), 'utf-8'):
             text, at = text[at:] + block, 0
-            with suppress(json.JSONDecodeError):  # the list's end, or this object's has not been read yet
+            if len(text) > LONGEST:
+                fail(f'{path} has an object of more than {LONGEST:,} bytes (LONGEST in prepare.py): see item '
+                     f'{count + 1}; wanted is a list of objects')
+            with json_errors(path, count):  # the list's end, or this object's has not been read yet
                 while True:
                     at = between.match(text, at).end()
                     item, at = decoder.raw_decode(text, at)
@@ -465,7 +558,7 @@ def csv_rows(path, kind, meta, header=None, quotes=True, delimiter=','):
     quotes=False quotation marks mean nothing (GLUE), and lines of another number of cells are left out.
     """
     text, names, above, reader = open_lines(path, 'utf-8-sig'), header or [], 0, None
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(LONGEST)
     try:
         if kind == '.arff':
             for above, line in enumerate(text, 1):
@@ -510,6 +603,10 @@ def read_table(path, kind, meta, input_column=None, label_column=None, split_col
         csv_rows(path, kind, meta, **options)
     header = next(rows)[1]
 
+    twice = next((name for name, k in Counter(header).items() if k > 1), None)
+    if twice is not None:
+        fail(f'{path} has two columns of the name {twice!r}: rename one')
+
     def place(name, knob):
         if name is not None and name not in header:
             fail(f'{path} has no column {name!r} ({knob}); the nearest is {nearest(name, header)!r}')
@@ -528,7 +625,8 @@ def read_table(path, kind, meta, input_column=None, label_column=None, split_col
     if meta['columns'] not in (None, names):
         fail(f'{path}: its inputs are {", ".join(names)}; of the file before it {", ".join(meta["columns"])}')
     meta['columns'] = names
-    first_rows = list(itertools.islice(rows, CHUNK))
+    chunks = in_chunks(rows, weigh=lambda row: sum(map(len, row[1])) + 64 * len(row[1]))
+    first_rows = next(chunks, None)
     if not first_rows:
         fail(f'{path} has a header and no rows')
     # one named column is text if any of its first cells is: the very first may be empty, or a word like 1984
@@ -543,7 +641,7 @@ def read_table(path, kind, meta, input_column=None, label_column=None, split_col
         full = [(line, row) for line, row in chunk if all(row[i].strip() for i in places)]
         meta['left_out'][why] += len(chunk) - len(full)
         return full
-    for chunk in in_chunks(itertools.chain(first_rows, rows)):
+    for chunk in itertools.chain([first_rows], chunks):
         chunk = chunk if split is None else filled(chunk, [split], 'rows with an empty split cell')
         chunk = chunk if numbers else filled(chunk, inputs, 'empty inputs')
         splits = None if split is None else [SPLIT_WORDS.get(row[split].strip().lower()) for _, row in chunk]
@@ -551,7 +649,8 @@ def read_table(path, kind, meta, input_column=None, label_column=None, split_col
             line, row = chunk[splits.index(None)]
             fail(f'{path}, line {line}: {split_column!r} is {row[split]!r}: a split is train, val or test')
         if numbers:
-            x = np.array([[number(row[i]) for i in inputs] for _, row in chunk], np.float32)  # None to NaN
+            with np.errstate(over='ignore'):  # the infinity that it makes is named below
+                x = np.array([[number(row[i]) for i in inputs] for _, row in chunk], np.float32)  # None to NaN
             for k, j in np.argwhere(~np.isfinite(x))[:1]:
                 line, row = chunk[k]
                 fail(f'{path}, line {line}, column {names[j]!r}: {row[inputs[j]]!r} is not a finite number; '
@@ -576,6 +675,10 @@ def read_arrays(path, meta, input_column=None, label_column=None):
         if kind_of(x_path) == '.npz':
             arrays, names = x, [input_column or 'X', label_column or ('y' if 'y' in x else None)]
             missing = next((k for k in names if k is not None and k not in arrays), None)
+            large = [part.filename for part in arrays.zip.infolist() if part.file_size > MOST_ARRAY]
+            if large:
+                raise ValueError(f'{large[0]} unpacks to more than {MOST_ARRAY:,} bytes (MOST_ARRAY in '
+                                 'prepare.py): save X as an .npy, which is read in pieces')
             x, y = (None if k is None or missing else arrays[k] for k in names)
         elif y_path:
             y = np.load(y_path, mmap_mode='r', allow_pickle=False)
@@ -589,13 +692,17 @@ def read_arrays(path, meta, input_column=None, label_column=None):
              '(rows, inputs, d_raw)')
     if y is not None and (y.shape != (len(x),) or y.dtype.kind not in 'biufU'):
         fail(f'{path}: labels of shape {y.shape}, type {y.dtype}, for {len(x)} rows')
-    meta['columns'] = [f'c{i}' for i in range(x.shape[1])]
-    for at in range(0, len(x), CHUNK):
-        part = np.asarray(x[at:at + CHUNK], np.float32)
+    if x[0:1].size > MOST_INPUTS or not len(x):
+        fail(f'{x_path}: shape {x.shape}; wanted are rows, of at most {MOST_INPUTS:,} numbers (MOST_INPUTS in '
+             'prepare.py)')
+    meta['columns'], size = [f'c{i}' for i in range(x.shape[1])], max(CHUNK_BYTES // (4 * x[0].size), 1)
+    for at in range(0, len(x), min(size, CHUNK)):
+        with np.errstate(over='ignore'):
+            part = np.asarray(x[at:at + min(size, CHUNK)], np.float32)
         part = part.reshape(len(part), x.shape[1], -1)  # (k, n, d_raw)
         for row, column, _ in np.argwhere(~np.isfinite(part))[:1]:
             fail(f'{x_path}, row {at + row}, column {column}: NaN or infinite; fill it in or drop the row')
-        yield part, None if y is None else y[at:at + CHUNK].tolist(), None
+        yield part, None if y is None else y[at:at + len(part)].tolist(), None
 
 
 def image_files(folder, left_out, classes=None):
@@ -626,7 +733,7 @@ def image_files(folder, left_out, classes=None):
             for path in (Path(at, name) for name in names):
                 if not path.exists():
                     left_out['links that lead nowhere'] += 1
-                elif path.suffix.lower() in IMAGES:
+                elif path.suffix.lower() in IMAGES and path.is_file():  # no pipe, at which reading would wait
                     found.append((path, label, splits[base]))
     return sorted(found)
 
@@ -646,7 +753,10 @@ def read_images(folder, meta, classes=None):
 
     def pixels(path):
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
+                if math.prod(image.size) > MOST_PIXELS or max(image.size) > LONGEST_SIDE * min(image.size):
+                    raise ValueError(f'{image.size} pixels, where the most are {MOST_PIXELS:,}, one side '
+                                     f'{LONGEST_SIDE} times the other')
                 image.draft('RGB', (3 * side, 3 * side))  # a large JPEG is decoded at 1/2, 1/4, 1/8: ample
                 short = min(image.size)
                 image = image.convert('RGB').resize([side * v // short for v in image.size], Image.BICUBIC)
@@ -656,7 +766,7 @@ def read_images(folder, meta, classes=None):
             broken.append(f'{path} ({error})')
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow works without the interpreter's lock
-        for chunk in in_chunks(files, 256):
+        for chunk in in_chunks(files, 256, lambda file: 3 * side ** 2):
             decoded = zip(pool.map(pixels, [path for path, _, _ in chunk]), chunk)
             done = [(x, label, split) for x, (_, label, split) in decoded if x is not None]
             if done:

@@ -13,7 +13,6 @@ Written to OUT_DIR: last.pt (the latest step; --resume goes on from it), best.pt
 on random masks, the same masks every time) and log.jsonl.
 """
 
-import json
 import math
 import sys
 import time
@@ -28,9 +27,9 @@ from configurator import configure, defaults_of, fail, start
 from data import fit_norm, micro_batches, name_of
 from masking import Masking
 from model import build, load, load_weights, save, shape_of
-from runtime import (Stop, check_batch, check_masking, check_numbers, finish, log_line, lr_at, make_optimizer,
-                     masked_loss, must_match, open_data, say, seed_all, set_lr, set_up, sum_ranks, syncing,
-                     update, wrap)
+from runtime import (Skips, Stop, check_batch, check_masking, check_numbers, check_state, claim, finish,
+                     log_line, lr_at, make_optimizer, make_scaler, masked_loss, must_match, open_data,
+                     rewrite_log, say, seed_all, set_lr, set_up, sum_ranks, syncing, update, wrap)
 
 # -----------------------------------------------------------------------------
 # data
@@ -98,6 +97,7 @@ def main():
         fail(f'mask_anneal={mask_anneal} must lie between 0 and 1')
     out = Path(out_dir or f'out/{name_of(dataset)}/{mask}')
     run, stop = set_up(config), Stop()
+    claim(out, run)
 
     # data, and the weights to start from
     given = load(init_from, ('model', 'model_args', 'norm', 'config'), data_dir) if init_from else None
@@ -118,22 +118,29 @@ def main():
     raw = build({**config, **shape}, d_raw=data.d_raw).to(run.device)  # the model without wrappers
     model_args = dict(vars(raw.config))
     optimizer = make_optimizer(raw, lr, weight_decay, run.device)
-    scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == 'float16')
-    parts = dict(model=raw, optimizer=optimizer, scaler=scaler)  # what is saved and resumed
+    scaler, skips, since = make_scaler(run), Skips(run), Interval(width, run)
+    parts = dict(model=raw, optimizer=optimizer, scaler=scaler, since=since)  # what is saved and resumed
     steps_per_epoch = len(train_rows) // batch_size
     total = max_steps or epochs * steps_per_epoch
-    step, best = 0, math.inf
+    step, best, dealt = 0, math.inf, accumulation * run.world
 
     if resume and (out / 'last.pt').exists():
-        old = load(out, keys=(*parts, 'model_args', 'step', 'best', 'config'))
+        old = load(out, keys=('model', 'optimizer', 'model_args', 'step', 'best', 'norm', 'config'))
         must_match(shape_of(old['model_args']), shape_of(model_args), f'{out}/last.pt')
         fixed = {k: v for k, v in config.items() if k not in MAY_CHANGE}
         must_match(old['config'], fixed, f'{out}/last.pt', defaults_of(__file__))
+        if old.get('data', data.fingerprint) != data.fingerprint:
+            fail(f'{dataset} has changed since {out}/last.pt was saved: train anew, in another --out_dir')
+        if old.get('dealt', dealt) != dealt:
+            say(run, f'accumulation x processes was {old["dealt"]}, is {dealt}: other masks from here on')
+        check_state(optimizer, old['optimizer'], f'{out}/last.pt')
         data.norm = old['norm']
-        for name, part in parts.items():
-            part.load_state_dict(old[name])
         step, best = old['step'], old['best']
-        forget_after(step, out / 'log.jsonl', run)
+        since.restart(step)
+        for name, part in parts.items():
+            if old.get(name):  # older checkpoints have no `since`, and may have no state of a scaler
+                part.load_state_dict(old[name])
+        rewrite_log(out / 'log.jsonl', run, lambda entry: entry['step'] <= step)
         say(run, f'resumed {out}/last.pt at step {step:,} of {total:,}')
     else:
         known = given and given['norm']  # the scale those weights know
@@ -141,9 +148,10 @@ def main():
         if given:
             copied, new = load_weights(raw, given['model'], new=('decoder.',), dropped=('head.', 'head_query'))
             say(run, f'{copied} weights from {init_from}, whose shape the model has, {new} new')
-        if (out / 'last.pt').exists():
-            say(run, f'{out} holds an earlier run, which this one replaces; --out_dir= keeps both')
-        for name in ('log.jsonl', 'best.pt') if run.rank == 0 else ():  # of an earlier run
+        if (out / 'last.pt').exists() and run.rank == 0:  # else --resume would take it for this run's
+            (out / 'last.pt').replace(out / 'previous.pt')
+            say(run, f'{out} holds an earlier run, of which previous.pt is kept; --out_dir= keeps all')
+        for name in ('log.jsonl', 'best.pt') if run.rank == 0 else ():
             (out / name).unlink(missing_ok=True)
     model = wrap(raw, run)
 
@@ -151,7 +159,7 @@ def main():
              f'{len(train_rows):,} rows, {total:,} steps of {batch_size}')
     batches = micro_batches(data, train_rows, batch_size, accumulation, seed, step, run)
     bar = tqdm(total=total, initial=step, desc=mask, disable=run.rank > 0 or not sys.stderr.isatty())
-    since, stopped = Interval(step, width, run), False
+    stopped = False
 
     while step < total and not stopped:
         rate = set_lr(optimizer, lr_at(step, total, lr, min_lr, warmup_steps))
@@ -179,15 +187,18 @@ def main():
 
         # update
         norm_of_step = update(model, optimizer, scaler, grad_clip)
+        since.end_step(skips.note(norm_of_step))
         stopped = stop.asked(run, step, log_interval)
         step += 1
         bar.update()
 
         # log
         values = {}
+        if step % 10 == 0 or step == total:
+            skips.check(step)
         if step % log_interval == 0 or step == total:
-            values = since.report(step, rate, norm_of_step, run)
-            since = Interval(step, width, run)
+            values = since.report(step, rate, norm_of_step)
+            since.restart(step)
 
         # validate
         if len(val_rows) and (step % eval_interval == 0 or step == total):
@@ -203,10 +214,11 @@ def main():
         better = values.get('val_loss_random', math.inf) < best
         best = min(best, values.get('val_loss_random', math.inf))
         latest = step % save_interval == 0 or step == total or stopped
-        if run.rank == 0 and (better or latest):
+        if better or latest:
             checkpoint = {name: part.state_dict() for name, part in parts.items()}
             checkpoint.update(model_args=model_args, norm=data.norm, columns=data.columns, config=config,
-                              step=step, best=best)
+                              step=step, best=best, data=data.fingerprint, dealt=dealt)
+        if run.rank == 0 and (better or latest):
             for name in ['best.pt'] * better + ['last.pt'] * latest:
                 save(out / name, checkpoint)
 
@@ -221,29 +233,50 @@ def main():
 class Interval:
     """What the log says about the steps since its last line: sums on the device, read when the line is due."""
 
-    def __init__(self, step, width, run):
-        self.step, self.start, self.tokens, self.places = step, time.time(), 0, 0
-        self.loss = torch.zeros((), device=run.device)
-        self.hidden, self.real = torch.zeros(2, width, device=run.device)  # how often each input was, (n,)
+    def __init__(self, width, run):
+        self.width, self.run = width, run
+        self.restart(0)
+
+    def restart(self, step):
+        self.step, self.start, self.tokens, self.places = step, time.monotonic(), 0, 0
+        self.loss, self.loss_of_step, self.skipped = torch.zeros(3, device=self.run.device)
+        self.hidden, self.real = torch.zeros(2, self.width, device=self.run.device)  # how often each was, (n,)
 
     def add(self, loss, hidden, valid, tokens, rows):
         n = hidden.shape[1]
-        self.loss += loss.detach()
+        self.loss_of_step += loss.detach()
         self.hidden[:n] += hidden.sum(0)
         self.real[:n] += len(hidden) if valid is None else valid.sum(0)
         self.tokens += tokens
         self.places += n * rows
 
-    def report(self, step, rate, grad_norm, run):
+    def end_step(self, skipped):
+        self.loss += self.loss_of_step.masked_fill(skipped, 0.0)
+        self.loss_of_step.zero_()
+        self.skipped += skipped
+
+    def state_dict(self):
+        """With the loss of all ranks, so all have to call it; the rest, as in the log, is rank 0's."""
+        loss = sum_ranks(self.loss.clone(), self.run)
+        return dict(step=self.step, seconds=time.monotonic() - self.start, tokens=self.tokens,
+                    places=self.places, loss=loss, skipped=self.skipped, hidden=self.hidden, real=self.real)
+
+    def load_state_dict(self, state):
+        self.step, self.tokens, self.places = state['step'], state['tokens'], state['places']
+        self.start = time.monotonic() - state['seconds']
+        for name in ('skipped', 'hidden', 'real', 'loss'):
+            getattr(self, name).copy_(state[name])
+        self.loss *= self.run.rank == 0
+
+    def report(self, step, rate, grad_norm):
         """
         mask_entropy: how evenly the inputs take turns at being hidden, the entropy of how often each is, over
         that of equal shares: 1 = all alike, near 0 = always the same few. hidden_least, hidden_most: how
         often the input is hidden that is hidden least, and most: 0 and 1 where masks have collapsed onto a
-        few. Rank 0's samples.
+        few. Rank 0's samples. skipped: steps whose gradients were not finite, if there were any.
         """
-        loss = sum_ranks(self.loss, run).item() / (step - self.step)
-        if not math.isfinite(loss):
-            fail(f'the loss is {loss} at step {step}: lower lr, or look at the data')
+        skipped = int(self.skipped)
+        loss = sum_ranks(self.loss, self.run).item() / max(step - self.step - skipped, 1)
         seen = self.real > 0
         share = self.hidden[seen] / self.real[seen]
         p = share / share.sum()
@@ -251,14 +284,8 @@ class Interval:
         return dict(loss=loss, lr=rate, grad_norm=grad_norm.item(), mask_entropy=entropy.item(),
                     hidden_least=share.min().item(), hidden_most=share.max().item(),
                     masked=(self.hidden.sum() / self.real.sum()).item(), padding=1 - self.tokens / self.places,
-                    tokens_per_s=round(self.tokens / (time.time() - self.start)))
-
-
-def forget_after(step, path, run):
-    """Takes out of a resumed run's log what was logged after its save."""
-    if run.rank == 0 and path.exists():
-        lines = [s for s in path.read_text().splitlines() if s.endswith('}')]  # the last may be half written
-        path.write_text(''.join(s + '\n' for s in lines if json.loads(s)['step'] <= step))
+                    tokens_per_s=round(self.tokens / max(time.monotonic() - self.start, 1e-6)),
+                    **({'skipped': skipped} if skipped else {}))
 
 
 if __name__ == '__main__':

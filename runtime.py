@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from configurator import fail, nearest
+from configurator import fail, nearest, printable, whole
 from data import check_fits, data_knobs, describe, fit_norm, open_dataset, score, scoring
 from masking import BLIND, GUIDED
 
@@ -56,10 +57,19 @@ def set_up(config):
     run.compile = kind == 'cuda' if config.get('compile') is None else config['compile']
     if run.world > 1 and not dist.is_initialized():
         dist.init_process_group('nccl' if kind == 'cuda' else 'gloo')
+        sys.excepthook = partial(lost, run)
     name = torch.cuda.get_device_name() if kind == 'cuda' else f'{torch.get_num_threads()} threads'
     say(run, f'device: {run.device} ({name}), {run.dtype}, {run.world} process(es)'
              + ', compiled' * run.compile)
     return run
+
+
+def lost(run, kind, error, trace):
+    """One line where another process of the run has died; torchrun ends them all, with a status that is not 0."""
+    if isinstance(error, dist.DistError) or 'gloo' in str(error):
+        print(f'error: rank {run.rank} waited for another process, which has died', file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def open_data(config, run, checkpoint=None):
@@ -93,6 +103,9 @@ def check_numbers(config, positive=()):
         value = config.get(k, 0)
         if min(value if isinstance(value, tuple) else (value,), default=0) < 0:
             fail(f'{k}={value} must not be negative')
+    for k in ('seeds', 'lr'):
+        if config.get(k) == ():
+            fail(f'{k}=() leaves nothing to do')
     for k in ('out_dir', 'show_out'):
         if config.get(k) and Path(config[k]).is_file():
             fail(f'{k}={config[k]!r} is a file: a folder is wanted')
@@ -146,16 +159,48 @@ def must_match(old, new, what, defaults=None):
 def say(run, text):
     """One line, from one rank; above the progress bar if there is one."""
     if run.rank == 0:
-        tqdm.write(text, file=sys.stdout)
+        tqdm.write(printable(text), file=sys.stdout)
         sys.stdout.flush()
 
 
 def log_line(path, run, **values):
-    """One JSON object a line in log.jsonl."""
+    """One JSON object a line in log.jsonl; a number that is not finite, which JSON does not know, is null."""
     if run.rank == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, 'a') as f:
-            f.write(json.dumps(values) + '\n')
+        values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, 'a') as f:
+                f.write(json.dumps(values) + '\n')
+        except OSError as error:
+            fail(f'cannot write {path}: {error.strerror or error}')
+
+
+def claim(folder, run):
+    """
+    Makes an out_dir this run's own, until its process ends, however it does. Fails if another run writes to
+    it, or nobody can: now, not at the first save.
+    """
+    if run.rank == 0:
+        with whole(folder / '.try') as f:
+            f.write(bytes(4096))
+        (folder / '.try').unlink()
+        if os.name == 'posix':
+            import fcntl
+            run.lock = open(folder / '.lock', 'w')  # noqa: SIM115
+            try:
+                fcntl.flock(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                fail(f'another run is writing to {folder}: wait for its end, or choose another --out_dir')
+            except OSError:  # a disk over the network that knows no locks
+                pass
+
+
+def rewrite_log(path, run, keep):
+    """Takes out of a log.jsonl the entries for which keep(entry) is false, at once or not at all."""
+    if run.rank == 0 and path.exists():
+        lines = [s for s in path.read_text().splitlines() if s.endswith('}')]  # the last may be half written
+        with whole(path, 'w') as f:
+            f.writelines(s + '\n' for s in lines if keep(json.loads(s)))
 
 
 def seed_all(*numbers):
@@ -207,6 +252,57 @@ def lr_at(step, total, lr, min_lr, warmup_steps):
     return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def make_scaler(run):
+    """
+    For float16 it scales the loss; for all it sees to it that a step whose gradients are not finite is not
+    taken, which is settled on the device.
+    """
+    half = run.dtype == 'float16'
+    scaler = torch.amp.GradScaler(run.device.type, init_scale=2.0 ** 16 if half else 1.0)
+    scaler.always = None if half else 1.0
+    return scaler
+
+
+class Skips:
+    """Steps that were not taken. Ten in a row end the run: what is wrong with them will not pass."""
+
+    def __init__(self, run):
+        self.in_a_row = torch.zeros((), device=run.device)
+        self.limit = 30 if run.dtype == 'float16' else 10  # whose scale starts far too large, and is halved
+
+    def note(self, norm):
+        """norm, of a step's gradients -> 0-d bool, True = the step was skipped"""
+        skipped = ~norm.isfinite()
+        self.in_a_row = (self.in_a_row + 1) * skipped
+        return skipped
+
+    def check(self, step):
+        """To be called now and then, as it waits for the device."""
+        if self.in_a_row >= self.limit:
+            fail(f'step {step} and those before it were skipped, as their gradients are not finite: '
+                 'lower lr, or look at the data')
+
+
+def check_state(optimizer, state, path):
+    """Fails unless the saved state fits this optimizer: fused AdamW would write past the end of another's."""
+    params, own = [p for group in optimizer.param_groups for p in group['params']], optimizer.state_dict()
+    try:
+        right = [g['params'] for g in own['param_groups']] == [g['params'] for g in state['param_groups']]
+        right = right and {*state['state']} <= {*range(len(params))}
+        for i, saved in state['state'].items() if right else ():
+            moments = saved['exp_avg'], saved['exp_avg_sq']
+            right = right and {*saved} == {'step', 'exp_avg', 'exp_avg_sq'} and saved['step'].shape == () \
+                and all(t.shape == params[i].shape and t.dtype == params[i].dtype for t in moments) \
+                and all(bool(torch.isfinite(t).all()) for t in saved.values())
+        usual = [{k: v for k, v in g.items() if k not in ('params', 'lr', 'weight_decay')} for groups in
+                 (own['param_groups'], state['param_groups']) for g in groups]
+        right = right and all(g == usual[0] for g in usual)
+    except (AttributeError, KeyError, TypeError):
+        right = False
+    if not right:
+        fail(f'{path}: the state of its optimizer is not that of this model, or is damaged')
+
+
 def set_lr(optimizer, lr):
     for group in optimizer.param_groups:
         group['lr'] = lr
@@ -227,11 +323,14 @@ def syncing(model, run, last):
 
 
 def update(model, optimizer, scaler, grad_clip):
-    """One step on the gradients that are there: unscaled, clipped, taken, cleared. -> their norm, unclipped"""
+    """
+    One step on the gradients that are there: unscaled, clipped, taken if they are finite, cleared. -> their
+    norm, unclipped
+    """
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
     scaler.step(optimizer)
-    scaler.update()
+    scaler.update(scaler.always)
     optimizer.zero_grad(set_to_none=True)
     return norm
 
@@ -280,7 +379,11 @@ def outputs(function, model, width, dataset, rows, batch_size, run):
         with run.autocast():
             result[at] = function(x, valid).float()
     model.train()
-    return sum_ranks(result, run).cpu()
+    result = sum_ranks(result, run).cpu()
+    if not torch.isfinite(result).all():
+        bad = int((~torch.isfinite(result)).any(1).sum())
+        fail(f'of {len(rows)} rows the model answers {bad} with numbers that are not finite: look at their inputs')
+    return result
 
 
 def score_rows(model, dataset, rows, outcome, batch_size, run):

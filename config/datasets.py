@@ -135,7 +135,7 @@ def moleculenet(file, md5, smiles, label, target, metric, about):
 def tape(task, label, target, metric, test, about):
     """songlab-cal/tape: README.md, tape/datasets.py"""
     file = f'{task}.tar.gz'
-    address = f'http://s3.amazonaws.com/songlabdata/proteindata/data_raw_pytorch/{file}'
+    address = f'https://s3.amazonaws.com/songlabdata/proteindata/data_raw_pytorch/{file}'
     parts = [(split, f'{file}!{task}/{task}_{name}.json')
              for split, name in ((TRAIN, 'train'), (VAL, 'valid'), (TEST, test))]
     return entry(f'TAPE: {about}', 'not stated (code: BSD 3-clause)', {file: (address, None, None)},

@@ -398,7 +398,8 @@ def test_round_trip(tmp_path):
     script.write_text("i = 0\nf = 0.0\ns = ''\nt = (0,)\n")
 
     @hypothesis.settings(max_examples=100, deadline=None, database=None)
-    @hypothesis.given(st.integers(), st.floats(allow_nan=False), st.text(letters), st.lists(st.integers()))
+    @hypothesis.given(st.integers(-2 ** 63 + 1, 2 ** 63 - 1), st.floats(allow_nan=False), st.text(letters),
+                      st.lists(st.integers(-9, 9)))
     def check(i, f, s, t):
         space = {'__file__': str(script), 'i': 0, 'f': 0.0, 's': '', 't': (0,)}
         argv = ['--i', str(i), f'--f={f!r}'.replace('inf', '1e999'), f'--s={s}', f'--t={tuple(t)}']

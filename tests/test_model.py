@@ -1,8 +1,10 @@
 """model.py: the fast paths against the slow ones, what may not leak, and Eq. 1."""
 
 import math
+import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -337,6 +339,47 @@ def test_checkpoints_round_trip_and_name_what_is_new(tmp_path):
     for path, word in (('cut.pt', 'cut short'), ('other.pt', 'not a checkpoint'), ('none.pt', 'no checkpoint')):
         with pytest.raises(UserError, match=word):
             load(tmp_path / path)
+
+
+def test_what_is_damaged_or_crafted_is_no_checkpoint(tmp_path):
+    model = make(4, 0)
+    good = dict(model=model.state_dict(), model_args=vars(model.config), config={'lr': 1.0}, step=3, best=0.5)
+    save(tmp_path / 'good.pt', good)
+    content = (tmp_path / 'good.pt').read_bytes()
+    rng, taken = np.random.default_rng(0), 0
+    for place in rng.integers(len(content), size=200):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.integers(8)
+        (tmp_path / 'flipped.pt').write_bytes(flipped)
+        try:
+            found = load(tmp_path / 'flipped.pt')
+        except UserError:
+            continue
+        taken += 1  # a bit that says nothing: of a date, or between the parts
+        assert all(torch.equal(found['model'][k], v) for k, v in good['model'].items())
+        assert found['model_args'] == good['model_args'] and found['step'] == 3
+    assert taken < 100
+    nan = {k: v.clone() for k, v in model.state_dict().items()}
+    nan['first.key.weight'][0, 0] = torch.nan
+    args = good['model_args']
+    for change, word in (
+            (dict(model=nan), 'first.key.weight has numbers that are not finite'), (dict(step=-1), 'damaged'),
+            (dict(model_args={**args, 'n_layer': 10 ** 9}), 'damaged'), (dict(best='x'), 'damaged'),
+            (dict(model_args={**args, 'v_dim': 2.5}), 'damaged'), (dict(config=[1]), 'damaged'),
+            (dict(model_args={**args, 'embed_dim': 2 ** 40}), ''), (dict(config={'lr': {}}), 'damaged'),
+            (dict(model_args={**args, 'seq_len': 10 ** 12}), 'another shape'), (dict(model=3), 'damaged'),
+            (dict(model_args=None), 'damaged'), (dict(model_args={}), '')):
+        torch.save({**good, **change}, tmp_path / 'odd.pt')
+        with pytest.raises(UserError, match=word):
+            load(tmp_path / 'odd.pt')
+    with zipfile.ZipFile(tmp_path / 'good.pt') as a, zipfile.ZipFile(tmp_path / 'b.pt', 'w', zipfile.ZIP_DEFLATED) as b:
+        for part in a.infolist():
+            b.writestr(part.filename, a.read(part))
+    with pytest.raises(UserError, match='packed'):
+        load(tmp_path / 'b.pt')
+    with pytest.raises(UserError, match='not finite'):
+        save(tmp_path / 'good.pt', {**good, 'model': nan})
+    assert (tmp_path / 'good.pt').read_bytes() == content and not list(tmp_path.glob('*.tmp'))
 
 
 def test_an_older_checkpoint_has_the_defaults_of_newer_fields():

@@ -10,6 +10,7 @@ import shutil
 import socketserver
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from configurator import UserError
 from finetune import loss_of
 from masking import Masking
 from model import THEIR_NAMES, build, from_theirs, load, load_weights, take, where_true
-from runtime import make_optimizer, update
+from runtime import make_optimizer, make_scaler, update
 
 HERE = Path(__file__).resolve().parent
 TINY = HERE / 'sma_tiny'
@@ -120,10 +121,11 @@ def test_fine_tuning_their_folder_gives_their_validation_curve():
     for k, p in model.named_parameters():
         p.requires_grad_(k in head or k in named(TINY))
     optimizer, curve = make_optimizer(model, 3e-3, 0.0, 'cpu'), []
+    scaler = make_scaler(SimpleNamespace(device=torch.device('cpu'), dtype='float32'))
     for step in range(len(case['curve'])):
         at = torch.arange(size) + size * (step % 3)
-        (loss_of(model(x[at], valid[at]), y[at], 'multiclass') / size).backward()
-        update(model, optimizer, torch.amp.GradScaler('cpu', enabled=False), 1.0)
+        scaler.scale(loss_of(model(x[at], valid[at]), y[at], 'multiclass') / size).backward()
+        update(model, optimizer, scaler, 1.0)
         val = slice(3 * size, None)
         with torch.no_grad():
             curve.append((loss_of(model(x[val], valid[val]), y[val], 'multiclass') / (2 * size)).item())

@@ -19,6 +19,7 @@ import tarfile
 import threading
 import time
 import zipfile
+import zlib
 from collections import Counter
 from functools import partial
 
@@ -48,6 +49,125 @@ def fails(match, call, *args, **knobs):
     with pytest.raises(UserError) as end:
         call(*args, **knobs)
     assert match in str(end.value) and '\n' not in str(end.value), end.value
+
+
+# ---- what a file may claim: memory is bounded, nothing waits for ever
+
+@pytest.fixture
+def small(monkeypatch):
+    for name, value in dict(LONGEST=1000, CHUNK_BYTES=4000, MOST_INPUTS=50, MOST_ARRAY=4000).items():
+        monkeypatch.setattr(prepare, name, value)
+
+
+@pytest.mark.parametrize('name, content, word', [
+    ('a.txt', b'x' * 1001, 'line of more'), ('a.txt.gz', gzip.compress(bytes(10 ** 6)), 'line of more'),
+    ('a.csv', b'a,b\n1,"' + b'2\n' * 600 + b'"\n', 'field larger'), ('a.fasta', b'>a\n' + b'ACD\n' * 400, 'record'),
+    ('a.json', b'[{"a": "' + b'x' * 1001 + b'"}]', 'object of more'),
+    ('a.json', json.dumps({'data': [{'a': 1}] * 200}).encode(), 'object of more')])
+def test_lines_and_objects_are_bounded(tmp_path, small, name, content, word):
+    (tmp_path / name).write_bytes(content)
+    fails(word, opened, tmp_path, tmp_path / name)
+
+
+def test_a_list_inside_an_object_is_refused_before_long(tmp_path):
+    (tmp_path / 'a.json').write_text(json.dumps({'data': [{'a': i} for i in range(500_000)]}))
+    begin = time.process_time()
+    fails('no JSON list of objects', opened, tmp_path, tmp_path / 'a.json')
+    assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize('content, word', [
+    (b'[{"a": ' + b'9' * 5000 + b', "b": 1}]', '4300 digits'), (b'[{"a": ' + b'[' * 10 ** 5, 'recursion')])
+def test_json_beyond_python(tmp_path, content, word):
+    (tmp_path / 'a.json').write_bytes(content)
+    fails(word, opened, tmp_path, tmp_path / 'a.json')
+
+
+def test_large_rows_come_in_small_chunks(small):
+    chunks = list(prepare.in_chunks([bytes(1500)] * 10))
+    assert [len(chunk) for chunk in chunks] == [3, 3, 3, 1]
+    assert [len(chunk) for chunk in prepare.in_chunks(iter('abcdefg'), 3)] == [3, 3, 1]
+
+
+def test_arrays_are_bounded(tmp_path, small):
+    def header(shape):
+        with open(tmp_path / 'x.npy', 'wb') as f:
+            np.lib.format.write_array_header_1_0(f, dict(descr='<f4', fortran_order=False, shape=shape))
+    for shape in ((0, 10 ** 9), (10 ** 12, 4)):
+        header(shape)
+        fails('x.npy', opened, tmp_path, tmp_path / 'x.npy')
+    np.save(tmp_path / 'x.npy', np.ones((3, 51), np.float32))
+    fails('MOST_INPUTS', opened, tmp_path, tmp_path / 'x.npy')
+    np.savez_compressed(tmp_path / 'x.npz', X=np.ones((500, 3), np.float32), y=np.ones(500))
+    fails('MOST_ARRAY', opened, tmp_path, tmp_path / 'x.npz')
+    np.save(tmp_path / 'x.npy', np.arange(2000, dtype=np.float32).reshape(100, 20))
+    assert np.array_equal(opened(tmp_path, tmp_path / 'x.npy').x.ravel(), np.arange(2000))  # in pieces of 50 rows
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / 'a.csv')
+    fails('a pipe', opened, tmp_path, tmp_path / 'a.csv')
+
+
+def test_a_small_parquet_takes_little_memory(tmp_path):
+    """20,000 times the same half a megabyte: 10 GB, were each of them unpacked."""
+    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), ['x' * 500_000])
+    pq.write_table(pa.table({'s': text}), tmp_path / 'a.parquet')
+    assert (tmp_path / 'a.parquet').stat().st_size < 10 ** 6
+    code = f'''if 1:
+        import itertools, resource, sys
+        sys.path.insert(0, {str(ROOT)!r})
+        import prepare
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        chunks = prepare.read_file({str(tmp_path / 'a.parquet')!r}, dict(columns=None, left_out=prepare.Counter()),
+                                   input_column='s')
+        n = sum(len(x) for x, _, _ in itertools.islice(chunks, 3))
+        print(n, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)'''
+    n, mb = map(int, subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                                    check=True).stdout.split())
+    assert n > 100 and mb < 600
+
+
+def test_labels_and_columns_that_cannot_be(tmp_path):
+    (tmp_path / 'a.csv').write_text('a,b,y\n1,2,inf\n3,4,1\n')
+    fails('label inf', opened, tmp_path, tmp_path / 'a.csv', label_column='y')
+    for header in ('a,a,y', 'y,a,y'):
+        (tmp_path / 'b.csv').write_text(f'{header}\n1,2,0\n')
+        fails('two columns of the name', opened, tmp_path, tmp_path / 'b.csv', label_column='y')
+
+
+def test_what_steers_a_terminal_is_escaped(tmp_path, run):
+    (tmp_path / 'a.txt').write_bytes(b'abc\x1b[31mdef\n' * 9)
+    (tmp_path / 'b.csv').write_bytes(b'a\x1b[2J,b\n1,x\x1b[2J\n')
+    done = run('prepare.py', 'a.txt')
+    assert '\x1b' not in done.stdout and 'abc\\x1b[31mdef' in done.stdout
+    assert '\x1b' not in run('prepare.py', 'b.csv', status=2).stderr
+
+
+def test_a_prepared_folder_that_lost_its_end_is_not_read(tmp_path):
+    (tmp_path / 'a.txt').write_text('abc\n' * 40)
+    d = opened(tmp_path, tmp_path / 'a.txt')
+    for name in ('split.bin', 'x.bin', 'y.bin', 'offsets.bin'):
+        content = (d.folder / name).read_bytes()
+        (d.folder / name).write_bytes(content[:len(content) // 2])
+        fails('cut short', opened, tmp_path, tmp_path / 'a.txt')
+        (d.folder / name).write_bytes(content)
+    opened(tmp_path, tmp_path / 'a.txt')
+
+
+def test_a_full_disk_leaves_no_data_set(tmp_path):
+    """On a real one of 200 kB, where the labels alone do not fit: numpy's tofile would say nothing."""
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=200k', 'none', disk], capture_output=True).returncode:
+        pytest.skip('needs the right to mount a disk')
+    try:
+        (tmp_path / 'a.txt').write_text('a\n' * 20_000)
+        fails('No space', open_dataset, str(tmp_path / 'a.txt'), data_dir=str(disk))
+        assert os.listdir(disk) == []
+    finally:
+        subprocess.run(['umount', disk], check=True)
 
 
 # ---- sequences and tables
@@ -572,6 +692,21 @@ def test_what_a_user_can_do_wrong_with_images(tmp_path, put, run, monkeypatch):
     put(tmp_path / 'p/a.png')
     fails('input_column', opened, tmp_path, tmp_path / 'p', input_column='x')
     fails('image_size', opened, tmp_path, tmp_path / 'p', image_size=0)
+    from PIL import Image
+    Image.new('RGB', (40, 40)).save(tmp_path / 'void/a.png', 'EPS')  # whose decoder is Ghostscript, a program
+    fails('cannot identify', opened, tmp_path, tmp_path / 'void')
+    Image.new('1', (1, 12_000)).save(tmp_path / 'void/a.png')
+    fails('32 times the other', opened, tmp_path, tmp_path / 'void')
+    Image.new('1', (10_001, 10_000)).save(tmp_path / 'void/a.png')
+    fails('the most are 100,000,000', opened, tmp_path, tmp_path / 'void')
+    png = bytearray((tmp_path / 'void/a.png').read_bytes())
+    png[16:24] = (60_000).to_bytes(4, 'big') * 2  # it claims 60,000 x 60,000
+    png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, 'big')
+    (tmp_path / 'void/a.png').write_bytes(png)
+    fails('exceeds limit', opened, tmp_path, tmp_path / 'void')
+    (tmp_path / 'void/a.png').unlink()
+    os.mkfifo(tmp_path / 'void/a.png')
+    assert 'no images' in run('prepare.py', 'void', status=2).stderr  # and does not wait
     real = builtins.__import__
 
     def without_pillow(name, *args):
@@ -591,7 +726,7 @@ GOOD = dict(size=len(CONTENT), digest=f'sha256:{hashlib.sha256(CONTENT).hexdiges
 
 class Server(http.server.BaseHTTPRequestHandler):
     """Serves CONTENT the way the next word of `plan` says; the last word stays."""
-    plan, asked = [], []
+    plan, asked, ifs = [], [], []
 
     def log_message(self, *args):
         pass
@@ -600,7 +735,11 @@ class Server(http.server.BaseHTTPRequestHandler):
         how = self.plan.pop(0) if len(self.plan) > 1 else self.plan[0]
         want = self.headers.get('Range')
         self.asked.append((self.path, want))
+        self.ifs.append(self.headers.get('If-Range'))
         start = int(want[6:].rstrip('-'))
+        version, content = ('"2"', CONTENT[::-1]) if how == 'changed' else ('"1"', CONTENT)
+        if self.headers.get('If-Range', version) != version:
+            start = 0  # as RFC 9110 has it: another version is sent whole
         if isinstance(how, int) or start >= len(CONTENT):
             self.send_response(how if isinstance(how, int) else 416)
             self.end_headers()
@@ -610,11 +749,17 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             shown = start - 7 if how == 'wrong range' else start
-            self.send_header('Content-Range', f'bytes {shown}-{len(CONTENT) - 1}/{len(CONTENT)}')
-        if how != 'no length':
-            self.send_header('Content-Length', str(len(CONTENT) - start))
+            end = start + 9 if how == 'ten bytes' else len(CONTENT) - 1
+            self.send_header('Content-Range', f'bytes {shown}-{end}/{len(CONTENT)}')
+        body = content[start:start + 10] if how == 'ten bytes' and start else content[start:]
+        if how not in ('no length', 'endless'):
+            self.send_header('Content-Length', str(len(body)))
+        self.send_header('ETag', version)
+        if how == 'html':
+            self.send_header('Content-Type', 'text/html; charset=utf-8')
         self.end_headers()
-        body = CONTENT[start:]
+        if how == 'endless':
+            body *= 100
         if how == 'corrupt':
             body = body[:-1] + bytes([body[-1] ^ 1])
         if how in ('cut', 'stall', 'hang'):
@@ -641,7 +786,7 @@ def server(tmp_path, monkeypatch):
         monkeypatch.setattr(prepare, 'TIMEOUT', (0.3, 0.3))
 
         def plan(*words):
-            Server.plan, Server.asked = list(words), []
+            Server.plan, Server.asked, Server.ifs = list(words), [], []
             file = ('f.bin', f'{plan.address}/f.bin')
             return lambda size=None, digest=None: prepare.download(*file, size, digest, tmp_path)
         plan.address = f'http://127.0.0.1:{http_server.server_port}'
@@ -673,6 +818,43 @@ def test_a_download_of_a_process_that_is_gone_goes_on(server, tmp_path, monkeypa
             prepare.temporary(tmp_path / 'downloads/f.bin', 'f.bin')[0].write_bytes(content)
     assert server('fine')(**GOOD).read_bytes() == CONTENT and [want for _, want in Server.asked] == asked
     assert [p.read_bytes() for p in (tmp_path / 'downloads').glob('f.bin.*')] == [b'under way']
+
+
+@pytest.mark.parametrize('plan, requests', [
+    (['cut', 'fine'], 2), (['cut', 'ten bytes', 'fine'], 3), (['cut', 'changed', 'changed'], 2)])
+def test_without_a_hash_a_download_is_whole_and_of_one_version(server, tmp_path, plan, requests, capsys):
+    got = server(*plan)().read_bytes()
+    assert got == (CONTENT[::-1] if 'changed' in plan else CONTENT)
+    assert len(Server.asked) == requests and Server.ifs[1] == '"1"'
+    assert os.listdir(tmp_path / 'downloads') == ['f.bin']
+    assert f'sha256:{hashlib.sha256(got).hexdigest()} in its row of DATASETS pins it' in capsys.readouterr().out
+
+
+def test_a_part_whose_version_nobody_knows_is_fetched_anew(server, tmp_path, monkeypatch):
+    gone = subprocess.Popen(['true'])
+    gone.wait()
+    (tmp_path / 'downloads').mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'getpid', lambda: gone.pid)
+        prepare.temporary(tmp_path / 'downloads/f.bin', 'f.bin')[0].write_bytes(b'of last year')
+    assert server('fine')().read_bytes() == CONTENT and Server.asked[0][1] == 'bytes=0-'
+
+
+@pytest.mark.parametrize('how, word, checks', [
+    ('html', 'HTML', {}), ('no length', 'how long', {}), ('endless', 'how long', {}), ('endless', 'not', GOOD),
+    ('endless', 'bytes', dict(size=GOOD['size']))])
+def test_what_is_not_the_file_is_not_taken_and_fills_no_disk(server, tmp_path, how, word, checks):
+    fails(word, server(how), **checks)
+    left = sum(path.stat().st_size for path in (tmp_path / 'downloads').iterdir())
+    assert left <= 2 * len(CONTENT) and not (tmp_path / 'downloads/f.bin').exists()
+
+
+def test_a_mirror_that_is_not_there_and_its_password(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('SMA_MIRROR', str(tmp_path / 'mirorr'))
+    fails('is no folder', server('fine'), **GOOD)
+    monkeypatch.setenv('SMA_MIRROR', server.address.replace('//', '//me:secret@'))
+    server('fine')(**GOOD)
+    assert 'secret' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('plan, checks, requests', [

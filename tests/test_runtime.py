@@ -1,13 +1,23 @@
 """runtime.py: the device, the learning rate, what decays, and checks of knobs."""
 
+import json
+import math
+import os
+import subprocess
+import sys
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from configurator import UserError
 from masking import Masking
 from model import SMA, SMAConfig
-from runtime import check_masking, lr_at, make_optimizer, must_match, set_up
+from runtime import (Skips, check_masking, check_state, claim, log_line, lr_at, make_optimizer, make_scaler,
+                     must_match, rewrite_log, set_up, update)
 
 
 def test_cuda_is_found_with_an_index(monkeypatch, capsys):
@@ -21,6 +31,107 @@ def test_cuda_is_found_with_an_index(monkeypatch, capsys):
     assert str(found.device) == 'cuda:0' and used == [found.device] and found.dtype == 'bfloat16' and found.compile
     assert 'a GPU' in capsys.readouterr().out
     assert not set_up(dict(device='cuda', dtype='float16', compile=False)).compile
+
+
+def trained(steps):
+    """A tiny model, its optimizer and scaler after a few steps."""
+    torch.manual_seed(0)
+    model = SMA(SMAConfig(d_raw=1, seq_len=6, n_layer=1, embed_dim=8, v_dim=8, qk_dim=8, n_head=2))
+    optimizer, scaler = make_optimizer(model, 1e-2, 0.1, 'cpu'), make_scaler(HERE)
+    for _ in range(steps):
+        scaler.scale(model(torch.randn(4, 6, 1))[0].sum()).backward()
+        update(model, optimizer, scaler, 1.0)
+    return model, optimizer, scaler
+
+
+HERE = SimpleNamespace(device=torch.device('cpu'), dtype='float32', rank=0, world=1)
+
+
+def test_a_step_that_is_not_finite_is_not_taken():
+    """Nothing moves: no weight, no moment, no count of steps. The next step is as if it had never been."""
+    def state():
+        return [t.clone() for t in (*model.state_dict().values(),
+                                    *(t for s in optimizer.state.values() for t in s.values()))]
+    model, optimizer, scaler = trained(3)
+    before, skips = state(), Skips(HERE)
+    for bad in (torch.nan, torch.inf):
+        scaler.scale(model(torch.randn(4, 6, 1))[0].sum()).backward()
+        next(model.parameters()).grad[0] = bad
+        assert skips.note(update(model, optimizer, scaler, 1.0))
+        assert all(map(torch.equal, before, state())) and scaler.get_scale() == 1
+    same, other, third = trained(3)
+    torch.manual_seed(1)
+    for m, o, s in ((model, optimizer, scaler), (same, other, third)):
+        torch.manual_seed(1)
+        s.scale(m(torch.ones(4, 6, 1))[0].sum()).backward()
+        update(m, o, s, 1.0)
+    assert all(map(torch.equal, model.state_dict().values(), same.state_dict().values()))
+    skips.check(5)
+    for _ in range(8):
+        skips.note(torch.tensor(torch.nan))
+    with pytest.raises(UserError, match='lower lr'):
+        skips.check(13)
+    skips.note(torch.tensor(1.0))
+    skips.check(14)  # ten in a row, not ten in all
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    """Fused AdamW would write out of bounds (exit status 139)."""
+    model, optimizer, _ = trained(2)
+    good = optimizer.state_dict()
+    check_state(optimizer, good, 'last.pt')
+    check_state(trained(0)[1], good, 'last.pt')
+
+    def with_(place, **change):
+        return {**good, 'state': {**good['state'], place: {**good['state'][0], **change}}}
+    moment = good['state'][0]['exp_avg']
+    for bad in (with_(0, exp_avg=moment[:1]), with_(0, exp_avg_sq=moment.double()), with_(0, step=torch.zeros(2)),
+                with_(0, exp_avg=torch.full_like(moment, torch.nan)), with_(999), with_(0, exp_avg=3), {'state': {}},
+                {**good, 'param_groups': good['param_groups'][:1]}, with_(0, more=moment), {},
+                {**good, 'param_groups': [{**g, 'betas': (2, 2)} for g in good['param_groups']]}):
+        with pytest.raises(UserError, match='optimizer'):
+            check_state(optimizer, bad, 'last.pt')
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    code = f"""if 1:
+        import sys, time
+        sys.path.insert(0, {str(ROOT)!r})
+        from pathlib import Path
+        from types import SimpleNamespace
+        from runtime import claim
+        claim(Path({str(tmp_path / 'out')!r}), run := SimpleNamespace(rank=0))
+        print('mine', flush=True)
+        time.sleep(60)"""
+    other = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == 'mine\n'
+    with pytest.raises(UserError, match='another run'):
+        claim(tmp_path / 'out', SimpleNamespace(rank=0))
+    claim(tmp_path / 'out', SimpleNamespace(rank=1))  # ranks are one run
+    other.kill()  # -9
+    other.wait()
+    claim(tmp_path / 'out', run := SimpleNamespace(rank=0))
+    assert run.lock and os.listdir(tmp_path / 'out') == ['.lock']
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match='cannot write'):
+        claim(tmp_path / 'file/out', SimpleNamespace(rank=0))
+
+
+def test_the_log_is_json_and_is_shortened_whole(tmp_path, monkeypatch):
+    path = tmp_path / 'log.jsonl'
+    for step in range(5):
+        log_line(path, HERE, step=step, loss=math.nan if step == 1 else 1.5)
+    with open(path, 'a') as f:
+        f.write('{"step": 5, "lo')  # killed here
+    rewrite_log(path, HERE, lambda entry: entry['step'] < 3)
+    strict = partial(json.loads, parse_constant=lambda name: pytest.fail(name))
+    assert [strict(line) for line in path.read_text().splitlines()] == [
+        {'step': 0, 'loss': 1.5}, {'step': 1, 'loss': None}, {'step': 2, 'loss': 1.5}]
+    before = path.read_text()
+    monkeypatch.setattr(os, 'fsync', lambda handle: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    with pytest.raises(UserError, match='No space left'):
+        rewrite_log(path, HERE, lambda entry: False)
+    assert path.read_text() == before and os.listdir(tmp_path) == ['log.jsonl']
 
 
 def test_learning_rate():
