@@ -256,17 +256,20 @@ class Interval:
         self.skipped += skipped
 
     def state_dict(self):
-        """With the loss of all ranks, so all have to call it; the rest, as in the log, is rank 0's."""
-        loss = sum_ranks(self.loss.clone(), self.run)
+        """With the loss of each rank, so all have to call it; the rest, as in the log, is rank 0's."""
+        loss = torch.zeros(self.run.world, device=self.run.device)
+        loss[self.run.rank] = self.loss
+        sum_ranks(loss, self.run)
         return dict(step=self.step, seconds=time.monotonic() - self.start, tokens=self.tokens,
                     places=self.places, loss=loss, skipped=self.skipped, hidden=self.hidden, real=self.real)
 
     def load_state_dict(self, state):
         self.step, self.tokens, self.places = state['step'], state['tokens'], state['places']
         self.start = time.monotonic() - state['seconds']
-        for name in ('skipped', 'hidden', 'real', 'loss'):
+        for name in ('skipped', 'hidden', 'real'):
             getattr(self, name).copy_(state[name])
-        self.loss *= self.run.rank == 0
+        loss, rank = state['loss'], self.run.rank
+        self.loss.copy_(loss[rank] if len(loss) == self.run.world else loss.sum() * (rank == 0))
 
     def report(self, step, rate, grad_norm):
         """

@@ -65,7 +65,7 @@ def set_up(config):
 
 
 def lost(run, kind, error, trace):
-    """One line where another process of the run has died; torchrun ends them all, with a status that is not 0."""
+    """One line where another process of the run has died; torchrun then ends them all, with a status not 0."""
     if isinstance(error, dist.DistError) or 'gloo' in str(error):
         print(f'error: rank {run.rank} waited for another process, which has died', file=sys.stderr)
     else:
@@ -209,10 +209,13 @@ def seed_all(*numbers):
 
 
 class Stop:
-    """Ctrl-C and SIGTERM: finish the step, save, leave. A second Ctrl-C leaves at once."""
+    """
+    Ctrl-C and SIGTERM: finish the step, save, leave. A second Ctrl-C leaves at once. Several processes leave
+    also when the torchrun that started them is gone.
+    """
 
     def __init__(self):
-        self.signal = None
+        self.signal, self.parent = None, os.getppid()
         for s in (signal.SIGINT, signal.SIGTERM):
             signal.signal(s, self.catch)
 
@@ -226,7 +229,8 @@ class Stop:
             return self.signal is not None
         if (step + 1) % every:
             return False
-        flag = torch.tensor(float(self.signal is not None), device=run.device)
+        orphan = os.getppid() != self.parent
+        flag = torch.tensor(float(self.signal is not None or orphan), device=run.device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag)
 
@@ -382,7 +386,7 @@ def outputs(function, model, width, dataset, rows, batch_size, run):
     result = sum_ranks(result, run).cpu()
     if not torch.isfinite(result).all():
         bad = int((~torch.isfinite(result)).any(1).sum())
-        fail(f'of {len(rows)} rows the model answers {bad} with numbers that are not finite: look at their inputs')
+        fail(f'the model answers {bad} of {len(rows)} rows with numbers that are not finite: look at the inputs')
     return result
 
 

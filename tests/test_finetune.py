@@ -104,6 +104,35 @@ def test_n_train_draws_labelled_rows_by_seed_and_resume_keeps_finished_runs(run,
     assert 'epochs=1' in run('finetune.py', *options, '--resume', '--epochs=2', status=2).stderr
 
 
+def test_resume_notices_a_start_that_was_trained_anew(run, table, tmp_path):
+    """Its score is not taken for the new weights', nor are log and results written twice."""
+    pre = [*PRE, *table, '--label_column=side', '--out_dir=pre/guided']
+    fine = [*FINE, *table, '--label_column=side', '--target=binary', '--init_from=scratch,pre/guided', '--out_dir=ft']
+    run('pretrain.py', *pre)
+    run('finetune.py', *fine)
+
+    def log():
+        return [json.loads(line) for line in (tmp_path / 'ft/log.jsonl').read_text().splitlines()]
+    first, (scratch, tuned) = log(), results(tmp_path / 'ft')
+    done = run('finetune.py', *fine, '--resume').stdout
+    assert 'made anew' not in done and log() == first and results(tmp_path / 'ft') == [scratch, tuned]
+    assert (tmp_path / 'ft/results.md').read_text().count('none (scratch)') == 1
+    run('pretrain.py', *pre, '--seed=1')
+    done = run('finetune.py', *fine, '--resume').stdout
+    assert done.count('made anew') == 1 and 'pre/guided or the data have changed' in done
+    assert len(log()) == len(first) and log()[:len(first) // 2] == first[:len(first) // 2]  # scratch is kept
+    assert results(tmp_path / 'ft')[0] == scratch and results(tmp_path / 'ft')[1] != tuned
+    run('finetune.py', *fine, '--out_dir=new')
+    assert results(tmp_path / 'new')[1] == results(tmp_path / 'ft')[1]
+
+
+def test_two_starts_of_one_name_are_refused(run, table, tmp_path):
+    for folder in ('a/b-c', 'a-b/c'):
+        run('pretrain.py', *PRE, *table, '--label_column=side', f'--out_dir={folder}')
+    err = run('finetune.py', *FINE, *table, '--label_column=side', '--init_from=a/b-c,a-b/c', status=2).stderr
+    assert 'would both be saved as a-b-c' in err
+
+
 def test_two_processes_are_one(run, two_processes, table, tmp_path):
     """PyTorch's DDP on two gloo processes ends where one process with two micro-batches ends."""
     options = [*FINE, *table, '--label_column=value', '--target=regression', '--init_from=scratch', '--dropout=0.1',

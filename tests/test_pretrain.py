@@ -5,15 +5,19 @@ says what is wrong.
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import model
 from conftest import ROOT
 from runtime import lr_at
 
@@ -83,6 +87,161 @@ def run_and_stop(tmp_path, options, sent=signal.SIGTERM):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + sent and 'go on with --resume' in out and 'Traceback' not in err, (out, err)
     return torch.load(tmp_path / 'cut/last.pt', weights_only=True)
+
+
+def test_the_log_of_a_resumed_run_is_that_of_one_piece(run, table, tmp_path):
+    """Stopped between two lines of the log: the next line's averages cover all of its steps."""
+    options = [*TINY, *table, '--log_interval=10', '--save_interval=3', '--eval_interval=40']
+    run('pretrain.py', *options, '--max_steps=40', '--out_dir=uncut')
+    with open(tmp_path / 'cut.py', 'w') as f:  # dies at step 17, as by kill -9: after the save of step 15
+        f.write('import os, sys, runpy\nimport runtime\nold, n = runtime.update, [0]\n'
+                'def update(*args):\n    n[0] += 1\n    return os._exit(9) if n[0] == 17 else old(*args)\n'
+                f'runtime.update = update\nrunpy.run_path({str(ROOT / "pretrain.py")!r}, run_name="__main__")\n')
+    killed = subprocess.run([sys.executable, 'cut.py', *options, '--max_steps=40', '--out_dir=cut'], cwd=tmp_path,
+                            env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True)
+    assert killed.returncode == 9
+    run('pretrain.py', *options, '--max_steps=40', '--out_dir=cut', '--resume')
+    a, b = ([{k: v for k, v in entry.items() if k != 'tokens_per_s'} for entry in log(tmp_path / name)]
+            for name in ('cut', 'uncut'))
+    assert a == b and [entry['step'] for entry in a] == [10, 20, 30, 40]
+    assert same(weights(tmp_path / 'cut/last.pt'), weights(tmp_path / 'uncut/last.pt'))
+
+
+def test_a_new_run_is_not_resumed_with_the_weights_of_an_old_one(run, table, tmp_path):
+    """And those are kept: an order to train anew by mistake loses nothing."""
+    run('pretrain.py', *TINY, *table, '--max_steps=4')
+    first = weights(tmp_path / 'out/last.pt')
+    long = [*TINY, *table, '--max_steps=1000000', '--save_interval=1000000', '--eval_interval=1000000']
+    process = subprocess.Popen([sys.executable, str(ROOT / 'pretrain.py'), *long], cwd=tmp_path,
+                               stdout=subprocess.PIPE, text=True)
+    while 'step 2:' not in process.stdout.readline():
+        pass
+    process.kill()  # before its first save
+    process.wait()
+    assert 'resumed' not in run('pretrain.py', *TINY, *table, '--max_steps=4', '--resume').stdout
+    assert same(weights(tmp_path / 'out/previous.pt'), first)
+
+
+def test_resume_refuses_data_that_have_changed(run, table, tmp_path):
+    run('pretrain.py', *TINY, *table, '--max_steps=4')
+    text = (tmp_path / 't.csv').read_text().splitlines()
+    (tmp_path / 't.csv').write_text('\n'.join([text[0], *text[:0:-1]]) + '\n')  # the same rows, in another order
+    assert 'has changed' in run('pretrain.py', *TINY, *table, '--max_steps=6', '--resume', status=2).stderr
+
+
+def test_resume_refuses_the_state_of_another_optimizer(run, table, tmp_path):
+    """Today's faulty checkpoint corrupted the heap; it must not even start."""
+    run('pretrain.py', *TINY, *table, '--max_steps=4')
+    checkpoint = torch.load(tmp_path / 'out/last.pt', weights_only=True)
+    for state in checkpoint['optimizer']['state'].values():
+        state['exp_avg'] = state['exp_avg'].flatten()[:1]
+    torch.save(checkpoint, tmp_path / 'out/last.pt')
+    assert 'optimizer' in run('pretrain.py', *TINY, *table, '--max_steps=6', '--resume', status=2).stderr
+
+
+def test_other_processes_are_said_on_resume(run, lines, tmp_path):
+    run('pretrain.py', *TINY, *lines, '--max_steps=4')
+    done = run('pretrain.py', *TINY, *lines, '--max_steps=6', '--resume', '--accumulation=2').stdout
+    assert 'accumulation x processes was 1, is 2: other masks' in done
+    assert 'other masks' not in run('pretrain.py', *TINY, *lines, '--max_steps=8', '--resume', '--accumulation=2').stdout
+
+
+def test_what_is_not_finite_is_never_saved(run, table, tmp_path):
+    """Its weights are huge from the first step on, and all later steps are skipped: ten of them end the run."""
+    done = run('pretrain.py', *TINY, *table, '--lr=1e30', '--min_lr=1e30', '--max_steps=400', status=2)
+    assert 'not finite' in done.stderr and 'Traceback' not in done.stderr
+    for path in (tmp_path / 'out').glob('*.pt'):
+        assert all(torch.isfinite(w).all() for w in weights(path).values()), path
+    run('pretrain.py', *TINY, *table, '--max_steps=8', '--out_dir=good')
+    before = (tmp_path / 'good/last.pt').read_bytes()
+    run('pretrain.py', *TINY, *table, '--max_steps=8', '--out_dir=good', '--lr=1e38', '--min_lr=1e38', status=2)
+    assert (tmp_path / 'good/previous.pt').read_bytes() == before
+
+
+def test_a_skipped_step_is_counted(run, table, tmp_path, monkeypatch):
+    """One batch in twenty is not finite: its steps are left out, of the weights and of the averages."""
+    old, n = model.SMA.loss, [0]
+
+    def loss(self, prediction, truth):
+        n[0] += 1
+        return old(self, prediction, truth) * (torch.nan if n[0] in (3, 7) else 1.0)
+    monkeypatch.setattr(model.SMA, 'loss', loss)
+    out = run('pretrain.py', *TINY, *table, '--max_steps=8', '--log_interval=8', '--eval_interval=100').stdout
+    entry, = log(tmp_path / 'out')
+    assert entry['skipped'] == 2 and 0 < entry['loss'] < 9 and 'skipped 2' in out
+
+
+@pytest.mark.parametrize('script', ['pretrain.py', 'finetune.py'])
+def test_two_runs_do_not_share_a_folder(run, table, tmp_path, script):
+    own = ['--init_from=scratch', '--target=binary'] if script == 'finetune.py' else []
+    tiny = [o for o in TINY if script == 'pretrain.py' or not o.startswith(('--log', '--save'))]
+    process = subprocess.Popen([sys.executable, str(ROOT / script), *tiny, *table, *own, '--max_steps=1000000'],
+                               cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        while not (tmp_path / 'out/log.jsonl').exists():
+            time.sleep(0.05)
+        assert 'another run' in run(script, *tiny, *table, *own, '--max_steps=4', status=2).stderr
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def test_an_out_dir_that_cannot_be_written_is_said_at_once(run, table, tmp_path):
+    (tmp_path / 'file').touch()
+    err = run('pretrain.py', *TINY, *table, '--out_dir=file/out', status=2).stderr
+    assert err.count('\n') == 1 and 'cannot write' in err
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=90k', 'none', disk], capture_output=True).returncode:
+        pytest.skip('needs the right to mount a disk')
+    try:  # it takes the log, but not a checkpoint; then nothing at all
+        err = run('pretrain.py', *TINY, *table, '--out_dir=disk/out', '--max_steps=8', status=2).stderr
+        assert err.count('\n') == 1 and 'No space left' in err
+        assert not list(disk.rglob('*.pt')) and not list(disk.rglob('*.tmp'))
+        with suppress(OSError), open(disk / 'full', 'wb') as f:
+            f.write(bytes(10 ** 6))
+        err = run('pretrain.py', *TINY, *table, '--out_dir=disk/out', '--max_steps=8', status=2).stderr
+        assert err.count('\n') == 1 and 'No space left' in err
+    finally:
+        subprocess.run(['umount', disk], check=True)
+
+
+def test_a_rank_that_is_killed_ends_the_run(table, tmp_path):
+    """Within 30 seconds, with a line, no traceback of ours, and no orphan."""
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    process = subprocess.Popen([*torchrun, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000'],
+                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while 'step 4:' not in process.stdout.readline():
+        pass
+    children = Path(f'/proc/{process.pid}/task/{process.pid}/children')
+    if not children.exists():
+        process.terminate()
+        pytest.skip('needs /proc')
+    ranks = [int(pid) for pid in children.read_text().split()]
+    os.kill(ranks[1], signal.SIGKILL)
+    begin = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 30 and process.returncode != 0
+    assert 'which has died' in err or 'SIGTERM' in err or 'Signal 9' in err
+    assert 'pretrain.py", line' not in err
+    for pid in ranks:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_ranks_do_not_outlive_torchrun(table, tmp_path):
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    process = subprocess.Popen([*torchrun, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000'],
+                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while 'step 4:' not in process.stdout.readline():
+        pass
+    ranks = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+    process.kill()
+    begin = time.monotonic()
+    while any(Path(f'/proc/{pid}').exists() for pid in ranks):
+        assert time.monotonic() - begin < 30
+        time.sleep(0.1)
+    assert torch.load(tmp_path / 'out/last.pt', weights_only=True)['step'] > 4
 
 
 def test_ctrl_c_saves_and_leaves(tmp_path, table):

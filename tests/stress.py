@@ -1,0 +1,165 @@
+"""
+What takes longer than a test suite may: kills at random moments, an hour of work, minutes of random input.
+
+    python tests/stress.py kills 200      kill -9, until so many have hit; each run must end as an undisturbed one does
+    python tests/stress.py soak 60        minutes of pre-training with kills, then 50 fine-tunings in one process
+    python tests/stress.py fuzz 5         minutes of tests/test_fuzz.py with many more examples (needs hypothesis)
+
+Prints a line for each kind, as in the table of RESULTS.md. Everything is made in a temporary folder.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
+TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--warmup_steps=2',
+        '--device=cpu', '--dataset=t.csv', '--label_column=y']
+PRE = [*TINY, '--batch_size=8', '--log_interval=50', '--eval_interval=40', '--save_interval=15', '--max_steps=900']
+FINE = [*TINY, '--batch_size=16', '--epochs=60', '--init_from=scratch', '--seeds=0,1,2', '--target=binary']
+KINDS = {  # name: (interpreter's options, script, its options, folder of what it makes)
+    'pre-training': ([], 'pretrain.py', PRE, 'out'),
+    'pre-training, two processes': (TORCHRUN, 'pretrain.py', PRE, 'out'),
+    'fine-tuning': ([], 'finetune.py', FINE, 'out'),
+    'preparing': ([], 'prepare.py', ['big.csv', '--label_column=y'], 'datasets')}
+
+
+def start(kind, folder, resume=False):
+    options, script, knobs, out = KINDS[kind]
+    if script != 'prepare.py':
+        knobs = [*knobs, '--out_dir=out', f'--resume={resume}']
+    with open(folder / 'said.txt', 'a') as said:
+        return subprocess.Popen([sys.executable, *options, str(ROOT / script), *knobs], cwd=folder, env=ENV,
+                                stdout=said, stderr=said)
+
+
+def kill(process):
+    """kill -9, of all its processes at once."""
+    children = Path(f'/proc/{process.pid}/task/{process.pid}/children')
+    for pid in (process.pid, *map(int, children.read_text().split() if children.exists() else ())):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def made(kind, folder):
+    """What a run leaves behind, without the times."""
+    out, found = folder / KINDS[kind][3], {}
+    for path in sorted(out.rglob('*')):
+        if path.suffix == '.pt' and path.name != 'previous.pt':
+            checkpoint = torch.load(path, weights_only=True)
+            found[path.name] = {k: v.tolist() for k, v in checkpoint['model'].items()}, checkpoint['step']
+        elif path.suffix == '.jsonl':
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[path.name] = [{k: v for k, v in line.items() if k != 'tokens_per_s'} for line in lines]
+        elif path.suffix == '.bin':
+            found[path.name] = path.read_bytes()
+        elif path.is_file() and path.suffix not in ('.md', '.json', '') and path.name != '.lock':
+            found[path.name] = 'left behind'
+    return found
+
+
+def table(path, n):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 1)) + rng.normal(size=(n, 5))
+    np.savetxt(path, np.column_stack([x, x.sum(1) > 0]), delimiter=',', header='a,b,c,d,e,y', comments='', fmt='%.5g')
+
+
+def kills(wanted):
+    random.seed(0)
+    for kind in KINDS:
+        hit = runs = lost = 0
+        with tempfile.TemporaryDirectory() as home:
+            def fresh(name):
+                folder = Path(home, name)
+                folder.mkdir()
+                table(folder / ('big.csv' if kind == 'preparing' else 't.csv'), 150_000 if kind == 'preparing' else 300)
+                os.utime(next(folder.iterdir()), (1, 1))
+                return folder
+            calm, begin = fresh('calm'), time.monotonic()
+            assert start(kind, calm).wait() == 0, (calm / 'said.txt').read_text()
+            usual, right = time.monotonic() - begin, made(kind, calm)
+            while hit < wanted / len(KINDS):
+                folder, ended = fresh(f'run{runs}'), None
+                while ended is None:
+                    process = start(kind, folder, resume=True)
+                    try:
+                        ended = process.wait(random.uniform(0.3, 1) * usual)
+                    except subprocess.TimeoutExpired:
+                        kill(process)
+                        hit += 1
+                runs += 1
+                bad = ended != 0 or made(kind, folder) != right
+                lost += bad
+                if bad:
+                    print((folder / 'said.txt').read_text()[-2000:], flush=True)
+        print(f'| kill -9, {kind} | {hit} kills in {runs} runs | {lost} runs ended otherwise |', flush=True)
+
+
+def soak(minutes):
+    random.seed(0)
+    with tempfile.TemporaryDirectory() as home:
+        folder, end, hit, memory = Path(home), time.monotonic() + 60 * minutes, 0, []
+        table(folder / 't.csv', 20_000)
+        options = [o for o in PRE if 'max_steps' not in o] + ['--max_steps=100000000', '--out_dir=out', '--resume']
+        while time.monotonic() < end:
+            with open(folder / 'said.txt', 'a') as said:
+                process = subprocess.Popen([sys.executable, str(ROOT / 'pretrain.py'), *options], cwd=folder, env=ENV,
+                                           stdout=said, stderr=said)
+            sizes, until = [], min(time.monotonic() + random.uniform(0.1, 0.4) * 60 * minutes, end)
+            while time.monotonic() < until and process.poll() is None:
+                time.sleep(1)
+                sizes.append(int(Path(f'/proc/{process.pid}/statm').read_text().split()[1]) * 4096 / 1e6)
+            assert process.poll() is None, (folder / 'said.txt').read_text()[-2000:]
+            process.kill()
+            process.wait()
+            hit += 1
+            if len(sizes) > 60:  # after half a minute, and at the end
+                memory.append((sizes[30], sizes[-1]))
+        growth = max(b / a - 1 for a, b in memory)
+        step = torch.load(folder / 'out/last.pt', weights_only=True)['step']
+        print(f'| soak of pre-training, {minutes} minutes | {hit} kills, {step:,} steps | memory grew by at most '
+              f'{100 * growth:.1f} % within a process |', flush=True)
+
+        code = f'''if 1:
+            import os, runpy, sys, threading
+            def count():
+                return len(os.listdir('/proc/self/fd')), len(os.listdir('/proc/self/task'))
+            seen = []
+            for i in range(50):
+                sys.argv = ['finetune.py', *{[*FINE, '--out_dir=ft', '--epochs=2']!r}]
+                runpy.run_path({str(ROOT / 'finetune.py')!r}, run_name='__main__')
+                seen.append(count())
+            print('open files and threads:', *seen[2], 'after 3 runs,', *seen[-1], 'after 50', file=sys.stderr)'''
+        done = subprocess.run([sys.executable, '-c', code], cwd=folder, env=ENV, capture_output=True, text=True)
+        print(f'| 50 fine-tunings in one process | {done.stderr.splitlines()[-1]} | |', flush=True)
+
+
+def fuzz(minutes):
+    begin, rounds = time.monotonic(), 0
+    while time.monotonic() - begin < 60 * minutes:
+        rounds += 1
+        done = subprocess.run([sys.executable, '-m', 'pytest', '-q', str(ROOT / 'tests/test_fuzz.py')], cwd=ROOT,
+                              env={**ENV, 'FUZZ_EXAMPLES': '1000'})
+        if done.returncode:
+            raise SystemExit(1)
+    print(f'| fuzz, {minutes} minutes | {4000 * rounds:,} examples | each a success, or one line and status 2 |')
+
+
+if __name__ == '__main__':
+    if len(sys.argv) != 3 or sys.argv[1] not in ('kills', 'soak', 'fuzz'):
+        print(__doc__)
+        raise SystemExit(2)
+    {'kills': kills, 'soak': soak, 'fuzz': fuzz}[sys.argv[1]](int(sys.argv[2]))

@@ -1,0 +1,141 @@
+"""
+Random input: success, or one line for the user; never a traceback, and nothing half-written is taken for whole.
+`python tests/stress.py fuzz 5` looks for five minutes, the suite for seconds.
+"""
+
+import gzip
+import io
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import prepare
+from configurator import UserError, configure
+from data import open_dataset
+from masking import BLIND, GUIDED, Masking
+from model import SMA, SMAConfig, load, save
+from runtime import check_masking
+
+hypothesis = pytest.importorskip('hypothesis')
+st = hypothesis.strategies
+many = hypothesis.settings(max_examples=int(os.environ.get('FUZZ_EXAMPLES', 40)), deadline=None,
+                           suppress_health_check=list(hypothesis.HealthCheck), database=None)
+
+
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+FILES = {
+    'a.txt': b'hello\nworld and more\n\nx\n' * 3, 'a.smi': b'CCO ethanol\nc1ccccc1\n' * 5,
+    'a.fasta': b'>a\nMKV\nLLA\n>b\nAC*\n' * 4, 'a.csv': b'a,b,y\n1,2,0\n3,-4.5,1\n5,6,0\n' + b'1,2,1\n' * 9,
+    'a.tsv': b'a\tb\ty\n1\t2\tu\n3\t4\tv\n' * 3, 'a.json': b'[{"a": 1, "b": [2.5], "y": null}, {"a": 3, "b": 4}]',
+    'a.arff': b'@relation r\n@attribute a numeric\n@attribute y {0,1}\n@data\n1,0\n2,1\n?,1\n',
+    'a.npz': npz(X=np.arange(24.0).reshape(8, 3), y=np.arange(8)), 'a.npy': npy(np.ones((6, 4, 2), np.float32)),
+    'a.csv.gz': gzip.compress(b'a,y\n1,0\n2,1\n' * 5)}
+
+
+def mutated(draw, content):
+    """A few bytes changed, cut out, put in or repeated."""
+    content = bytearray(content)
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(content)))
+        end = min(at + draw(st.integers(0, 9)), len(content))
+        content[at:end] = draw(st.one_of(st.binary(max_size=6), st.just(bytes(content[at:end]) * 3), st.sampled_from(
+            [b'\n', b',', b'"', b'nan', b'1e999', b'\xff\xfe', b'{', b'[[', b'\x00', b'>', '\u2028'.encode()])))
+    return bytes(content)
+
+
+@many
+@hypothesis.given(st.data())
+def test_files(data):
+    name = data.draw(st.sampled_from(sorted(FILES)))
+    content = mutated(data.draw, FILES[name])
+    knobs = data.draw(st.fixed_dictionaries({}, optional=dict(
+        label_column=st.sampled_from(['y', 'a', 'z']), input_column=st.sampled_from(['a', 'a,b', 'X', '']),
+        split_column=st.sampled_from(['y', 'b']), window=st.integers(-1, 9))))
+    with tempfile.TemporaryDirectory() as folder:
+        file, out = Path(folder, name), Path(folder, 'out')
+        file.write_bytes(content)
+        try:
+            d = open_dataset(str(file), data_dir=str(out), **knobs)
+        except UserError as error:
+            assert '\n' not in str(error) and str(error).isprintable()
+            assert not out.exists() or not list(out.iterdir())
+        else:
+            d.set_lengths(None)
+            x, valid = d.batch(np.arange(min(len(d.y), 4)))
+            assert len(x) == min(len(d.y), 4) and torch.isfinite(x.float()).all()
+            assert (valid is None) != d.is_bytes and not np.isinf(d.y).any()
+
+
+@many
+@hypothesis.given(st.lists(st.one_of(st.text(max_size=12), st.builds(
+    '--{}={}'.format, st.sampled_from(['lr', 'seeds', 'dataset', 'epochs', 'input_column', 'mask', 'resume', 'x']),
+    st.one_of(st.text(max_size=9), st.integers().map(str), st.floats().map(str), st.just('()'), st.just('9' * 400),
+              st.lists(st.integers()).map(str), st.just('[' * 200)))), max_size=3))
+def test_command_lines(argv):
+    try:
+        config = configure({'__file__': prepare.ROOT / 'finetune.py'}, argv)
+    except UserError as error:
+        assert '\n' not in str(error) and str(error).isprintable()
+    except SystemExit:  # --help
+        assert {'-h', '--help'} & {*argv}
+    else:
+        assert isinstance(config['seeds'], tuple) and isinstance(config['lr'], tuple)
+
+
+@many
+@hypothesis.given(st.data())
+def test_masks_and_model(data):
+    """Rows from one input on, any ratio: the mask has its count and the loss is a number, or the ratio is refused."""
+    draw = data.draw
+    d_raw, n_latent, B = draw(st.integers(0, 2)), draw(st.sampled_from([0, 1, 5])), draw(st.integers(1, 4))
+    lengths = draw(st.lists(st.integers(1, 12), min_size=B, max_size=B))
+    lengths = [max(lengths)] * B if d_raw else lengths
+    mask = draw(st.sampled_from([name for name in (*GUIDED, *BLIND) if not (name == 'word' and d_raw or name == 'patch')]))
+    how = Masking(mask, draw(st.floats(0.0, 1.0)), draw(st.integers(1, 9)))
+    torch.manual_seed(draw(st.integers(0, 99)))
+    n = max(lengths)
+    model = SMA(SMAConfig(d_raw=d_raw, embed_dim=8, seq_len=n, n_layer=2, qk_dim=4, n_head=2, v_dim=8, n_latent=n_latent))
+    x = torch.randn(B, n, d_raw) if d_raw else torch.randint(6, 262, (B, n))
+    valid = None if d_raw else torch.arange(n) < torch.tensor(lengths)[:, None]
+    try:
+        check_masking(how, np.array(lengths), d_raw)
+    except UserError:
+        assert any(round(how.mask_ratio * k) == k for k in lengths) or round(how.mask_ratio * n) == 0
+        return
+    looseness = draw(st.sampled_from([None, torch.tensor(0.5)]))
+    loss, hidden = model(x, valid, how, looseness=looseness)
+    loss.sum().backward()
+    assert hidden.sum(1).tolist() == [round(how.mask_ratio * k) for k in lengths] and torch.isfinite(loss).all()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@many
+@hypothesis.given(st.data())
+def test_checkpoints(data):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'a.pt')
+        torch.manual_seed(0)
+        model = SMA(SMAConfig(embed_dim=4, seq_len=3, n_layer=1, qk_dim=2, n_head=1, v_dim=4))
+        save(path, dict(model=model.state_dict(), model_args=vars(model.config), config={}, step=2))
+        path.write_bytes(mutated(data.draw, path.read_bytes()))
+        try:
+            found = load(path)
+        except UserError as error:
+            assert '\n' not in str(error) and str(error).isprintable()
+        else:
+            assert all(torch.equal(found['model'][k], v) for k, v in model.state_dict().items()) and found['step'] == 2
