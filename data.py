@@ -74,6 +74,21 @@ def check_fits(dataset, checkpoint):
              f'--input_column={",".join(learned)}')
 
 
+def check_norm(dataset, checkpoint):
+    """Fails unless a checkpoint's scale and columns are such as fit_norm and a data set make."""
+    norm, columns = checkpoint['norm'] or {'kind': 'none'}, checkpoint.get('columns')
+    shape = (3,) if dataset.is_images else (dataset.n, dataset.d_raw)
+    try:
+        tensors = [norm[k] for k in dict(none=(), standard=('mean', 'std'), quantile=('quantiles',))[norm['kind']]]
+        right = all(t.shape[-len(shape):] == shape and bool(torch.isfinite(t).all()) for t in tensors)
+        right = right and (norm['kind'] != 'standard' or bool((norm['std'] > 0).all()))
+        right = right and all(type(name) is str for name in columns or ())
+    except (AttributeError, KeyError, TypeError):
+        right = False
+    if not right:
+        fail('the checkpoint is damaged: its norm or columns are not those of any data set')
+
+
 def name_of(dataset):
     """'esol' for the data set of that name and for some/esol.csv.gz: what its output is called."""
     return Path(dataset.split(',')[0]).name.split('.')[0]

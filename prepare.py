@@ -790,9 +790,10 @@ def main():
         return
     for name, row in DATASETS.items():
         print(f'{name:16} {row["about"]}\n{"":16} licence: {row["licence"]}')
-        for address, size, _ in row['files'].values():
+        for address, size, digest in row['files'].values():
             if address is not None:
-                print(f'{"":16} {address} ' + (f'({size:,} bytes)' if size else '(size not stated)'))
+                print(f'{"":16} {address} (' + (f'{size:,} bytes' if size else 'size not stated')
+                      + ', no hash' * (digest is None) + ')')
 
 
 if __name__ == '__main__':

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import fail, nearest, printable, whole
-from data import check_fits, data_knobs, describe, fit_norm, open_dataset, score, scoring
+from data import check_fits, check_norm, data_knobs, describe, fit_norm, open_dataset, score, scoring
 from masking import BLIND, GUIDED
 
 
@@ -84,6 +84,7 @@ def open_data(config, run, checkpoint=None):
     seq_len, max_len = config.get('seq_len'), config.get('max_len')
     if checkpoint:
         check_fits(dataset, checkpoint)
+        check_norm(dataset, checkpoint)
         dataset.norm = checkpoint['norm'] or \
             fit_norm(dataset, dataset.rows('train'), config.get('norm') or 'standard')
         seq_len, max_len = checkpoint['model_args']['seq_len'], max_len or checkpoint['config'].get('max_len')
@@ -386,7 +387,7 @@ def outputs(function, model, width, dataset, rows, batch_size, run):
     result = sum_ranks(result, run).cpu()
     if not torch.isfinite(result).all():
         bad = int((~torch.isfinite(result)).any(1).sum())
-        fail(f'the model answers {bad} of {len(rows)} rows with numbers that are not finite: look at the inputs')
+        fail(f'the model answers {bad} of {len(rows)} rows with numbers that are not finite: see their inputs')
     return result
 
 

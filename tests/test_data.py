@@ -6,13 +6,32 @@ import torch
 
 import data
 from configurator import UserError
-from data import (CLS, METRICS, PAD, SEP, epoch_batches, fit_norm, normalise, open_dataset, prefetch,
+from data import (CLS, METRICS, PAD, SEP, check_norm, epoch_batches, fit_norm, normalise, open_dataset, prefetch,
                   score, settle_outcome)
 
 
 def opened(tmp_path, dataset, **knobs):
     usual = dict(val_share=0.2, test_share=0.2, data_dir=str(tmp_path / 'datasets'))
     return open_dataset(str(dataset), **{**usual, **knobs})
+
+
+def test_a_crafted_scale_is_refused(tmp_path):
+    np.savetxt(tmp_path / 'a.csv', np.random.default_rng(0).normal(size=(50, 3)), delimiter=',', header='a,b,c', comments='')
+    d = opened(tmp_path, tmp_path / 'a.csv')
+    for kind in ('standard', 'quantile', 'none'):
+        norm = fit_norm(d, d.rows('train'), kind)
+        check_norm(d, dict(norm=norm, columns=['a', 'b', 'c']))
+        for k in norm.keys() - {'kind'}:
+            for bad in (norm[k] * torch.nan, norm[k][..., :2, :], 3, None, {}):
+                with pytest.raises(UserError, match='damaged'):
+                    check_norm(d, dict(norm={**norm, k: bad}))
+    for bad in (dict(norm={'kind': 'max'}), dict(norm=3), dict(norm={}, columns=[]), dict(norm=norm, columns=[1, 'b']),
+                dict(norm=norm, columns=5)):
+        with pytest.raises(UserError, match='damaged'):
+            check_norm(d, bad)
+    standard = fit_norm(d, d.rows('train'), 'standard')
+    with pytest.raises(UserError, match='damaged'):
+        check_norm(d, dict(norm={**standard, 'std': standard['std'] * 0}))
 
 
 # ---- batches
