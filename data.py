@@ -78,8 +78,9 @@ def check_norm(dataset, checkpoint):
     """Fails unless a checkpoint's scale and columns are such as fit_norm and a data set make."""
     norm, columns = checkpoint['norm'] or {'kind': 'none'}, checkpoint.get('columns')
     shape = (3,) if dataset.is_images else (dataset.n, dataset.d_raw)
+    parts = dict(none=(), standard=('mean', 'std'), quantile=('quantiles',))
     try:
-        tensors = [norm[k] for k in dict(none=(), standard=('mean', 'std'), quantile=('quantiles',))[norm['kind']]]
+        tensors = [norm[k] for k in parts[norm['kind']]]
         right = all(t.shape[-len(shape):] == shape and bool(torch.isfinite(t).all()) for t in tensors)
         right = right and (norm['kind'] != 'standard' or bool((norm['std'] > 0).all()))
         right = right and all(type(name) is str for name in columns or ())

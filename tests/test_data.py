@@ -25,7 +25,7 @@ def test_a_crafted_scale_is_refused(tmp_path):
             for bad in (norm[k] * torch.nan, norm[k][..., :2, :], 3, None, {}):
                 with pytest.raises(UserError, match='damaged'):
                     check_norm(d, dict(norm={**norm, k: bad}))
-    for bad in (dict(norm={'kind': 'max'}), dict(norm=3), dict(norm={}, columns=[]), dict(norm=norm, columns=[1, 'b']),
+    for bad in (dict(norm={'kind': 'max'}), dict(norm=3), dict(norm={'kind': 'none'}, columns=[2]), dict(norm=norm, columns=[1, 'b']),
                 dict(norm=norm, columns=5)):
         with pytest.raises(UserError, match='damaged'):
             check_norm(d, bad)
