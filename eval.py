@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from collider import HIGGS_COLUMNS
-from configurator import configure, fail, start
+from configurator import configure, fail, start, whole
 from data import SPLITS, learnable, name_of, score, scoring, settle_outcome
 from masking import BLIND, FIRST_BYTE, SPACES, Masking, sample_queries
 from model import build, load, load_weights, take, where_true
@@ -310,8 +310,8 @@ def picture(path, rows, columns, width, height):
         sys.exit(0)  # all else has been said
     figure = Figure((width, height), dpi=110, layout='constrained')
     yield figure, figure.subplots(rows, columns, squeeze=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with whole(path) as f:
+        figure.savefig(f, format='png')
     print(f'wrote {path}')
 
 

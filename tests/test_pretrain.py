@@ -6,6 +6,7 @@ says what is wrong.
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 import model
+import runtime
 from conftest import ROOT
 from runtime import lr_at
 
@@ -204,6 +206,19 @@ def test_an_out_dir_that_cannot_be_written_is_said_at_once(run, table, tmp_path)
         assert err.count('\n') == 1 and 'No space left' in err
     finally:
         subprocess.run(['umount', disk], check=True)
+
+
+def test_a_folder_that_vanishes_is_made_again(run, table, tmp_path, monkeypatch):
+    old, n = runtime.update, [0]
+
+    def update(*args):
+        n[0] += 1
+        if n[0] == 6:
+            shutil.rmtree(tmp_path / 'out')
+        return old(*args)
+    monkeypatch.setattr(runtime, 'update', update)
+    run('pretrain.py', *TINY, *table, '--max_steps=8')
+    assert torch.load(tmp_path / 'out/last.pt', weights_only=True)['step'] == 8
 
 
 def test_a_rank_that_is_killed_ends_the_run(table, tmp_path):
