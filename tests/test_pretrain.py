@@ -264,6 +264,15 @@ def test_two_processes_are_one(run, two_processes, tmp_path, data, request):
         torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.parametrize('data, options, n', [
+    ('table', ['--mask_anneal=1', '--dropout=0.1', '--drop_path=0.1'], 1), ('table', ['--mask=random'], 1),
+    ('lines', ['--mask=word', '--accumulation=2'], 4), ('lines', ['--n_latent=4', '--mask_anneal=1'], 2)])
+def test_a_step_waits_for_nothing_but_its_batch(copies, request, data, options, n):
+    """x, and valid of bytes, are all that comes to the device in a step."""
+    quiet = ['--log_interval=99', '--eval_interval=99', '--save_interval=99']
+    assert copies('pretrain.py', *TINY, *request.getfixturevalue(data), *quiet, *options) == [n] * 4
+
+
 @pytest.mark.parametrize('mask', ['guided', 'random'])
 def test_log_and_checkpoints(run, table, tmp_path, mask):
     """The log's numbers are those of the run. best.pt is the best validation, last.pt the last step."""
