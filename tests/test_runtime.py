@@ -56,7 +56,8 @@ def test_on_cuda_widths_are_few_or_cudnn_is_not_asked(tmp_path, monkeypatch, kno
     (tmp_path / 'a.txt').write_text('abcdefgh\n' * 9 + 'abc\n' * 9)
     told = []
     monkeypatch.setattr(torch.backends.cuda, 'enable_cudnn_sdp', told.append)
-    config = {**dict.fromkeys(data.PREPARE_KNOBS), **knobs, 'dataset': str(tmp_path / 'a.txt'), 'data_dir': str(tmp_path)}
+    config = {**dict.fromkeys(data.PREPARE_KNOBS), **knobs, 'data_dir': str(tmp_path)}
+    config['dataset'] = str(tmp_path / 'a.txt')
     if checkpoint:
         checkpoint = dict(config={}, norm={'kind': 'none'}, model_args=dict(checkpoint, d_raw=0, seq_len=64))
     for kind, widths in (('cpu', (5, 10)), ('cuda', (min(5 * step, 32), 10 if step == 1 else 32))):
@@ -111,7 +112,8 @@ def test_processes_add_up_their_gradients_in_the_last_micro_batch_alone(two_proc
 def test_scores_do_not_depend_on_the_batches(tmp_path, monkeypatch):
     """Predictions of rows in batches of one, of eight, and all at once."""
     (tmp_path / 'a.txt').write_bytes(b'\n'.join(b'abcdefghij'[:1 + i % 10] for i in range(40)))
-    dataset, run = data.open_dataset(str(tmp_path / 'a.txt'), data_dir=str(tmp_path)), set_up(dict(device='cpu', dtype='float32'))
+    dataset = data.open_dataset(str(tmp_path / 'a.txt'), data_dir=str(tmp_path))
+    run = set_up(dict(device='cpu', dtype='float32'))
     model = SMA(SMAConfig(n_out=2, v_dim=32, qk_dim=32, embed_dim=32, n_head=4)).double()
     many = []
     for size in (1, 8, 40):
