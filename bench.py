@@ -56,7 +56,7 @@ lengths: int | None = ()  # numbers of inputs: time and memory against them, a s
 theirs = ''  # folder that holds the authors' code: their step beside ours
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
-compile: str | None = None  # true, false or reduce-overhead (CUDA graphs: small models); None = on cuda only
+compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
 out = 'out/bench.jsonl'  # results are appended here, a line each
 # -----------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ grad_clip = 1.0  # largest gradient norm; 0 = off
 seeds = (0, 1, 2)  # one run each: of new weights, labelled rows, batches and dropout
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
-compile: str | None = None  # true, false or reduce-overhead (CUDA graphs: small models); None = on cuda only
+compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
 out_dir: str | None = None  # checkpoints and results; None = out/finetune_DATASET
 resume = False  # keep the runs that OUT_DIR already holds whole
 eval_interval: int | None = None  # steps between validations; None = an epoch

@@ -77,7 +77,7 @@ grad_clip = 1.0  # largest gradient norm; 0 = off
 seed = 0  # of weights, batches and masks
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
-compile: str | None = None  # true, false or reduce-overhead (CUDA graphs: small models); None = on cuda only
+compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
 out_dir: str | None = None  # None = out/DATASET/MASK
 resume = False  # go on from OUT_DIR/last.pt where there is one
 init_from: str | None = None  # a checkpoint whose weights and shape to start from, or hf:OWNER/NAME
