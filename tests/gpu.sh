@@ -1,14 +1,14 @@
 #!/bin/sh
 # Everything that wants a GPU, the most valuable first, in under 25 minutes; what it prints goes to RESULTS.md.
 #
-#     sh tests/gpu.sh                    all of it;  sh tests/gpu.sh 3  that part alone, which goes on where it ended
-#     SMALL=1 sh tests/gpu.sh            a trial of the whole on a CPU, in five minutes
-#     THEIRS=sma/src sh tests/gpu.sh 2   the authors' code beside ours (see bench.py)
+#     sh tests/gpu.sh                    all of it; each part keeps to its minutes: 7, 10 and 7.5
+#     SMALL=1 sh tests/gpu.sh            a trial of the whole on a CPU, in some minutes
+#     THEIRS=sma/src sh tests/gpu.sh 2   one part; the authors' code beside ours (see bench.py)
 #     HIGGS="--dataset=train.csv --label_column=label --val_file=val.csv --test_file=test.csv" sh tests/gpu.sh 3
 #
-# Without HIGGS, part 3 wants the file of `python prepare.py higgs_small`, from the net or SMA_MIRROR. It takes
-# FAST=--compile=reduce-overhead, if part 2 says that it is. Called again it goes on: the runs of either mask, and of
-# the fine-tuning those that are not finished; call it until pre-training says `wrote`, then with PRETRAIN=1 TUNE=400.
+# Part 3 takes the rows of HIGGS, else those of `python prepare.py higgs_small`. It is long: each call goes on where the
+# last one ended, until pre-training says `wrote`; from then on call it with PRETRAIN=1 TUNE=440, until there is a
+# table. FAST=--compile=reduce-overhead, if part 2 finds that faster.
 cd "$(dirname "$0")/.." || exit 1
 export PYTHONPATH=. PYTHONUNBUFFERED=1
 out=${OUT:-out/gpu}
