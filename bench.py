@@ -56,7 +56,7 @@ lengths: int | None = ()  # numbers of inputs: time and memory against them, a s
 theirs = ''  # folder that holds the authors' code: their step beside ours
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
-compile: bool | None = None  # torch.compile; None = on cuda only
+compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
 out = 'out/bench.jsonl'  # results are appended here, a line each
 # -----------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ def step_flops(c, ratio, lengths):
     @cache
     def count(n, n_layer=1, B=1):
         with torch.device('meta'):
-            model = SMA(replace(c, n_layer=n_layer))
+            model = SMA(replace(c, n_layer=n_layer, decode_pieces=1))
             x = torch.zeros(B, n, c.d_raw) if c.d_raw else torch.zeros(B, n, dtype=torch.int64)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # others compute twice
             model(x, None, Masking('random', ratio))[0].sum().backward()

@@ -33,6 +33,7 @@ SPLITS = ('train', 'val', 'test')
 DRAW, DRAW_VAL = 3, 4  # in split.bin: drawn by the shares, all three splits; train and val only
 PAD, CLS, SEP = 0, 4, 5  # ids of Perceiver IO: byte b is b + FIRST_BYTE
 CHUNK = 8192  # rows looked at in one piece, which bounds the memory
+TOKENS = 2 ** 16  # in a batch that a GPU scores, or more if batch_size has
 PREPARE_KNOBS = defaults_of(ROOT / 'prepare.py')
 
 
@@ -130,6 +131,8 @@ class Dataset:
         else:
             self.x = np.memmap(self.folder / 'x.bin', np.float32, 'r', shape=(len(self.y), self.n, self.d_raw))
         self.norm = {'kind': 'none'}  # how floats are scaled: fit_norm's answer, or a checkpoint's
+        self.kept, self.kept_norm = None, None  # on the device: a table by that norm; of images, mean and std
+        self.width_step = 1  # widths of bytes are multiples of it
         self.max_len = None  # most tokens of a row, CLS and SEP included; a longer sequence loses its end
         self.n_cut = 0  # how many do
 
@@ -164,10 +167,12 @@ class Dataset:
 
     def width(self, rows):
         """
-        The width a batch of these rows is padded to: its longest row's. A multiple of 16 would make one place
-        in seven of a SMILES batch padding, and save torch.compile nothing: one program takes any width.
+        The width a batch of these rows is padded to: its longest row's, or the next multiple of width_step,
+        which is 1 but where few widths are worth it (runtime.open_data). A multiple of 16 would make one
+        place in seven of a SMILES batch padding, and save torch.compile nothing: one program takes any width.
         """
-        return int(self.lengths(rows).max())
+        width = -(-int(self.lengths(rows).max()) // self.width_step) * self.width_step
+        return min(width, self.max_len or width)
 
     def labels(self, rows):
         """The labels of rows as the file has them: floats, or text where they are text; None = no label."""
@@ -181,13 +186,14 @@ class Dataset:
     def batch(self, rows, width=None):
         """
         rows (B,) -> x, valid. Bytes: x (B, width) int64 ids CLS bytes SEP PAD.., valid (B, width) bool, False
-        = PAD. Floats: x (B, n, d_raw) float32, scaled by self.norm, valid None. Images: x (B, S, S, 3) uint8,
-        valid None.
+        = PAD; None where no row has any. Floats: x (B, n, d_raw) float32, scaled by self.norm, valid None; or
+        the (B,) rows, if `keep_on` has them on the device. Images: x (B, S, S, 3) uint8, valid None.
         """
         if self.is_images:
             return torch.from_numpy(self.x[rows]), None
         if not self.is_bytes:
-            return torch.from_numpy(normalise(self.x[rows], self.norm)), None
+            there = self.kept_norm is self.norm and self.there[rows].all()
+            return torch.from_numpy(rows if there else normalise(self.x[rows], self.norm)), None
         lengths, width = self.lengths(rows), width or self.width(rows)
         ids = np.full((len(rows), width), PAD, np.int64)
         ids[:, 0] = CLS
@@ -206,18 +212,38 @@ class Dataset:
                 ids[i, 1:n - 1] += FIRST_BYTE
                 ids[i, a + 1] = SEP
             ids[i, n - 1] = SEP
-        return torch.from_numpy(ids), torch.from_numpy(np.arange(width) < lengths[:, None])
+        valid = torch.from_numpy(np.arange(width) < lengths[:, None])
+        return torch.from_numpy(ids), None if (lengths == width).all() else valid  # no mask: faster attention
+
+    def keep_on(self, device, rows):
+        """
+        Keeps these rows of a float table that fits on the device there, scaled once: a batch is then an index.
+        """
+        if self.is_bytes or self.is_images:
+            return
+        if self.kept_norm is not self.norm:
+            self.kept, self.kept_norm = None, None
+            if not fits(self.x.nbytes, device):
+                return
+            self.kept, self.kept_norm = torch.empty(self.x.shape, device=device), self.norm
+            self.there = np.zeros(len(self.y), bool)  # the rows of `kept` that are filled
+        new = np.sort(rows[~self.there[rows]])
+        for at in range(0, len(new), CHUNK):
+            part = new[at:at + CHUNK]
+            x = torch.from_numpy(normalise(self.x[part], self.norm))
+            self.kept[torch.from_numpy(part).to(device)] = x.to(device)
+        self.there[new] = True
 
     def inputs(self, x, scale=None, change=None):
         """
-        What the model reads, made on the device from the x of `batch`. Bytes and floats are that already.
-        Images (B, S, S, 3) uint8 -> (B, image_size**2, 3) float32, scaled by self.norm: the central square,
-        or, with a scale, random crops of that share of the area, half of them mirrored. `change`: a function
-        of the pictures (B, 3, image_size, image_size) in [0, 1], before they are scaled. Randomness: torch's
-        global generators.
+        What the model reads, made on the device from the x of `batch`. Bytes and floats are that already;
+        rows (B,) of a table kept there are looked up. Images (B, S, S, 3) uint8 -> (B, image_size**2, 3)
+        float32, scaled by self.norm: the central square, or, with a scale, random crops of that share of the
+        area, half of them mirrored. `change`: a function of the pictures (B, 3, image_size, image_size) in
+        [0, 1], before they are scaled. Randomness: torch's global generators.
         """
         if not self.is_images:
-            return x
+            return self.kept[x] if x.ndim == 1 else x
         x, size = x.permute(0, 3, 1, 2) / 255, self.meta['image_size']  # (B, 3, S, S)
         if scale is None:
             at = round((x.shape[2] - size) / 2)
@@ -229,7 +255,14 @@ class Dataset:
         x = x.flatten(2).transpose(1, 2)  # (B, n, 3), one input a pixel, row by row
         if self.norm['kind'] == 'none':
             return x
-        return (x - self.norm['mean'].to(x.device)) / self.norm['std'].to(x.device)
+        if self.kept_norm is not self.norm:  # copied once: each copy would wait for the device
+            self.kept, self.kept_norm = [self.norm[k].to(x.device) for k in ('mean', 'std')], self.norm
+        return (x - self.kept[0]) / self.kept[1]
+
+
+def fits(nbytes, device):
+    """Whether a table of that size may stay on the device: a GPU, and a quarter of what is free on it."""
+    return torch.device(device).type == 'cuda' and nbytes <= torch.cuda.mem_get_info(device)[0] / 4
 
 
 def describe(dataset):
@@ -290,12 +323,20 @@ def scoring(dataset, rows, batch_size, run):
     alike length share a batch, the longest first, so that lack of memory shows early. Ranks take the batches
     in turn.
     """
-    order = np.argsort(-dataset.lengths(rows), kind='stable')
-    starts = list(range(0, len(rows), batch_size))[run.rank::run.world]
-    parts = ((i // batch_size, order[i:i + batch_size]) for i in starts)
-    batches = ((i, torch.from_numpy(at), *dataset.batch(rows[at])) for i, at in parts)
+    lengths, starts = dataset.lengths(rows), [0]
+    order = np.argsort(-lengths, kind='stable')
+    while starts[-1] < len(rows):
+        starts.append(starts[-1] + at_once(batch_size, int(lengths[order[starts[-1]]]), run.device))
+    parts = [(i, order[slice(*ends)]) for i, ends in enumerate(itertools.pairwise(starts))]
+    dataset.keep_on(run.device, rows)
+    batches = ((i, torch.from_numpy(at), *dataset.batch(rows[at])) for i, at in parts[run.rank::run.world])
     for i, at, x, valid in prefetch(batches, run.device):
         yield i, at, dataset.inputs(x), valid
+
+
+def at_once(batch_size, length, device):
+    """How many rows of that length are scored at once. A small model leaves a GPU idle at the batch_size."""
+    return max(batch_size, TOKENS // length) if torch.device(device).type == 'cuda' else batch_size
 
 
 def micro_batches(dataset, rows, batch_size, accumulation, seed, step, run, labels=None):
@@ -304,6 +345,7 @@ def micro_batches(dataset, rows, batch_size, accumulation, seed, step, run, labe
     step's rows), on the device. A step's rows are dealt out among ranks and accumulation in turn, so all
     share one width.
     """
+    dataset.keep_on(run.device, rows)
     batches = deal(dataset, rows, batch_size, accumulation, seed, step, run, labels)
     return prefetch(batches, run.device)
 

@@ -81,7 +81,7 @@ grad_clip = 1.0  # largest gradient norm; 0 = off
 seeds = (0, 1, 2)  # one run each: of new weights, labelled rows, batches and dropout
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
-compile: bool | None = None  # torch.compile; None = on cuda only
+compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
 out_dir: str | None = None  # checkpoints and results; None = out/finetune_DATASET
 resume = False  # keep the runs that OUT_DIR already holds whole
 eval_interval: int | None = None  # steps between validations; None = an epoch
@@ -294,7 +294,7 @@ def find_starts(names, wanted):
 
 def grey(x):
     """Luma (ITU-R 601), in one channel: (B, 1, H, W)."""
-    return (x * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    return 0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]  # no tensor of them: it would be copied
 
 
 def solarise(x):

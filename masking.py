@@ -128,7 +128,8 @@ def hide_words(x, valid, k, generator):
     spaces. CLS, SEP and spaces belong to no word. A text without spaces is one word, of which the start is
     hidden.
     """
-    letter = (x >= FIRST_BYTE) & ~torch.isin(x, torch.tensor(SPACES, device=x.device)) & valid  # (B, n)
+    space = torch.stack([x == s for s in SPACES]).any(0)  # (B, n); a table would be copied, with a wait
+    letter = (x >= FIRST_BYTE) & ~space & valid
     starts = letter & ~F.pad(letter[:, :-1], (1, 0))
     return hide_groups(torch.where(letter, starts.cumsum(1) - 1, -1), valid, k, generator)
 

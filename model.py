@@ -33,6 +33,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint as recompute
 
 from configurator import UserError, fail, start, whole
 from masking import FIRST_BYTE, Masking, attention_map, hide
@@ -61,6 +62,7 @@ class SMAConfig:
     # the fields in FREE: each stage chooses them anew; all others are the shape, which stays with the weights
     dropout: float = 0.0  # embeddings, attention weights, and what attention and MLP add to the stream
     drop_path: float = 0.0  # chance that a sample skips a block's attention or MLP
+    decode_pieces: int = 1  # the decoder's answers are made in so many, one after the other, to save memory
     n_out: int = 0  # outputs of the fine-tuning head; 0 = no head but the reconstruction decoder
 
     def __post_init__(self):
@@ -69,7 +71,8 @@ class SMAConfig:
         if self.n_latent == 0 and self.embed_dim != self.v_dim:
             fail(f'a Transformer (n_latent=0) adds attention to its inputs: embed_dim={self.embed_dim} '
                  f'must equal v_dim={self.v_dim}')
-        for name in ('embed_dim', 'seq_len', 'n_layer', 'qk_dim', 'n_head', 'v_dim', 'mlp_ratio'):
+        for name in ('embed_dim', 'seq_len', 'n_layer', 'qk_dim', 'n_head', 'v_dim', 'mlp_ratio',
+                     'decode_pieces'):
             if getattr(self, name) < 1:
                 fail(f'{name}={getattr(self, name)} must be at least 1')
         if self.n_latent < 0:
@@ -79,7 +82,7 @@ class SMAConfig:
                 fail(f'{name}={getattr(self, name)} must lie in [0, 1)')
 
 
-FREE = ('dropout', 'drop_path', 'n_out')
+FREE = ('dropout', 'drop_path', 'decode_pieces', 'n_out')
 
 
 class Layer(nn.Module):
@@ -127,7 +130,9 @@ class Layer(nn.Module):
         q (B or 1, l, qk_dim) of `queries`, kv (B, u, kv_dim), filled (B, u) or None -> (B, l, q_dim).
         """
         k, v = self.heads(self.key(kv)), self.heads(self.value(kv))  # (B, h, u, d_k), (B, h, u, q_dim / h)
-        q = self.heads(q).expand(len(k), -1, -1, -1)  # (B, h, l, d_k)
+        # a copy for each sample where all ask alike: cuDNN lays its output out by the query's strides, and
+        # cannot if one of them is 0
+        q = self.heads(q.expand(len(k), -1, -1).contiguous())  # (B, h, l, d_k)
         see = None if filled is None else filled[:, None, None, :]  # (B, 1, 1, u), True = may be attended to
         width = v.shape[-1]
         if width < k.shape[-1]:  # filled up with zeros: fast kernels want one width
@@ -273,9 +278,16 @@ class SMA(nn.Module):
         Eq. 6 at the positions index (B, m) -> predictions (B, m, 262 or d_raw).
 
         Plain: decoder(layer.queries(P[index]), H). Fast: queries know nothing of the sample, so those of all
-        positions are projected once, not once a sample, then picked.
+        positions are projected once, not once a sample, then picked. Small: in pieces of the positions, of
+        which the backward pass computes each anew, so that the memory is that of one.
         """
-        return self.decoder(F.embedding(index, self.decoder.layer.queries(self.P)), H, H_filled)
+        queries, pieces = self.decoder.layer.queries(self.P), self.config.decode_pieces  # (seq_len, qk_dim)
+
+        def answer(i):
+            return self.decoder(F.embedding(index.tensor_split(pieces, 1)[i], queries), H, H_filled)
+        if pieces == 1:
+            return answer(0)
+        return torch.cat([recompute(answer, i, use_reentrant=False) for i in range(pieces)], 1)
 
     def loss(self, prediction, truth):
         """Per hidden input: squared error, its mean over d_raw, or cross-entropy over 262 ids. -> (B, m)"""

@@ -57,6 +57,7 @@ n_latent = 0  # latents of a Perceiver; 0 = a Transformer
 mlp_ratio = 4  # width of an MLP over v_dim
 dropout = 0.0  # of embeddings, attention and MLP
 drop_path = 0.0  # chance that a sample skips a block's branch
+decode_pieces = 1  # more: the decoder works piece by piece, twice as long, where images are short of memory
 # mask
 mask = 'guided'  # the paper's method; its baseline is random; masking.py has more: guided_exact, word, patch
 mask_ratio = 0.5  # r, the share of the inputs hidden
@@ -76,7 +77,7 @@ grad_clip = 1.0  # largest gradient norm; 0 = off
 seed = 0  # of weights, batches and masks
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
-compile: bool | None = None  # torch.compile; None = on cuda only
+compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
 out_dir: str | None = None  # None = out/DATASET/MASK
 resume = False  # go on from OUT_DIR/last.pt where there is one
 init_from: str | None = None  # a checkpoint whose weights and shape to start from, or hf:OWNER/NAME
@@ -87,7 +88,7 @@ save_interval = 500  # steps between saves of last.pt
 
 # what --resume may change: the rest decides what is learned from which rows
 MAY_CHANGE = {'resume', 'init_from', 'out_dir', 'data_dir', 'epochs', 'max_steps', 'accumulation', 'device',
-              'dtype', 'compile', 'log_interval', 'eval_interval', 'save_interval'}
+              'dtype', 'compile', 'decode_pieces', 'log_interval', 'eval_interval', 'save_interval'}
 
 
 def main():
@@ -164,8 +165,8 @@ def main():
     while step < total and not stopped:
         rate = set_lr(optimizer, lr_at(step, total, lr, min_lr, warmup_steps))
         looseness = None  # a tensor: torch.compile would take every new float for a new program
-        if step < mask_anneal * total:
-            looseness = torch.tensor(lr_at(step, mask_anneal * total, 1.0, 0.0, 0), device=run.device)
+        if step < mask_anneal * total:  # filled in there: a copy would wait for the device
+            looseness = torch.full((), lr_at(step, mask_anneal * total, 1.0, 0.0, 0), device=run.device)
 
         for i in range(accumulation):
             # batch: x (B, n) int64 or (B, n, d_raw) float32, valid (B, n) bool or None; `step_rows` are all

@@ -54,13 +54,17 @@ def set_up(config):
         fail(f'dtype={run.dtype!r}: auto, float32, bfloat16 or float16')
     low = None if run.dtype == 'float32' else getattr(torch, run.dtype)
     run.autocast = (lambda: torch.autocast(kind, low)) if low else nullcontext
-    run.compile = kind == 'cuda' if config.get('compile') is None else config['compile']
+    modes = {'none': 'default' * (kind == 'cuda'), 'false': '', 'true': 'default'}  # torch.compile's; '' = off
+    run.compile = str(config.get('compile')).lower()
+    if run.compile not in (*modes, 'reduce-overhead'):
+        fail(f'compile={config["compile"]!r}: true, false or reduce-overhead')
+    run.compile = modes.get(run.compile, run.compile)
     if run.world > 1 and not dist.is_initialized():
         dist.init_process_group('nccl' if kind == 'cuda' else 'gloo')
         sys.excepthook = partial(lost, run)
     name = torch.cuda.get_device_name() if kind == 'cuda' else f'{torch.get_num_threads()} threads'
     say(run, f'device: {run.device} ({name}), {run.dtype}, {run.world} process(es)'
-             + ', compiled' * run.compile)
+             + ', compiled' * bool(run.compile))
     return run
 
 
@@ -92,6 +96,13 @@ def open_data(config, run, checkpoint=None):
     if dataset.n_cut:
         say(run, f'{dataset.n_cut:,} of {len(dataset.y):,} sequences have more than {dataset.max_len} tokens '
                  'and lose their end')
+    if dataset.is_bytes and run.device.type == 'cuda':
+        # cuDNN plans attention anew for each width, in tens of milliseconds or more. A Perceiver has few
+        # widths, as padding costs its first layer and decoder alone; a Transformer takes the other kernels
+        if (checkpoint['model_args'] if checkpoint else config).get('n_latent'):
+            dataset.width_step = 32
+        else:
+            torch.backends.cuda.enable_cudnn_sdp(False)
     return dataset, seq_len
 
 
@@ -315,11 +326,23 @@ def set_lr(optimizer, lr):
 
 
 def wrap(model, run):
-    """The model as the loop calls it: compiled, and averaged over processes. The bare one is what is saved."""
-    model = torch.compile(model) if run.compile else model
+    """
+    The model as the loop calls it: averaged over processes, then compiled, which in this order leaves the
+    gradients to be sent during the backward pass. The bare one is what is saved.
+    """
     if run.world > 1:
         model = DistributedDataParallel(model, device_ids=[run.device] if run.device.type == 'cuda' else None)
+    if run.compile:
+        model = torch.compile(model, mode=run.compile)
+        model.register_forward_pre_hook(any_width)
     return model
+
+
+def any_width(model, args):
+    """Says of x and valid of bytes, (B, n), that n varies: else the first n has a program of its own."""
+    for t in args[:2]:
+        if torch.is_tensor(t) and t.ndim == 2:
+            torch._dynamo.mark_dynamic(t, 1)
 
 
 def syncing(model, run, last):

@@ -13,9 +13,11 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # in tests and in the processes t
 REAL = os.environ.pop('SMA_MIRROR', None)  # a folder of real files; what tests do does not depend on it
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+import runtime  # noqa: E402
 
 
 @pytest.fixture
@@ -78,3 +80,51 @@ def mirror(tmp_path, monkeypatch):
     monkeypatch.setenv('SMA_MIRROR', str(folder))
     unchecked(monkeypatch)
     return folder
+
+
+class Copies(TorchDispatchMode):
+    """Counts the tensors that come from the host to another device: each copy would wait for a GPU."""
+    n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            self.n += len({t.device for t in (*args, result) if torch.is_tensor(t)}) > 1
+        return result
+
+
+@pytest.fixture
+def copies(run, monkeypatch):
+    """
+    copies(script, *options): how many tensors come to the device in each optimiser step but the first of a run. The
+    device is 'meta', which computes no numbers; asking it for one, as .item() and .nonzero() do, is an error.
+    """
+    update = runtime.update
+
+    def scaler(run):  # the real one decides on the GPU which steps to skip, by a kernel that there is not for meta
+        off = torch.amp.GradScaler(enabled=False)
+        off.always = None
+        return off
+
+    def call(script, *options):
+        seen, mode = [], Copies()
+
+        def counting(make):  # what is made of Python numbers is a copy too, which the mode cannot see
+            def made(*args, **kwargs):
+                t = make(*args, **kwargs)
+                mode.n += t.device.type == 'meta'
+                return t
+            return made
+        for owner, name in ((torch, 'tensor'), (torch, 'as_tensor'), (torch.Tensor, 'new_tensor')):
+            monkeypatch.setattr(owner, name, counting(getattr(owner, name)))
+
+        def counted(*args):
+            norm = update(*args)
+            seen.append(mode.n)
+            return norm if len(seen) < 5 else sys.exit(0)
+        monkeypatch.setattr(runtime, 'update', counted)
+        monkeypatch.setattr(runtime, 'make_scaler', scaler)
+        with mode:
+            run(script, *options, '--device=meta', '--max_steps=9')
+        return [b - a for a, b in zip(seen, seen[1:])]
+    return call

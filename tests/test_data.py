@@ -1,5 +1,8 @@
 """data.py: batches, normalisation and metrics against trusted libraries."""
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -81,10 +84,13 @@ def test_an_epoch_has_every_row_once_in_buckets_of_alike_length(tmp_path):
     assert not np.array_equal(batches, next_epoch) and not np.array_equal(batches, next_seed)
 
 
-def test_scoring_covers_every_row_once_over_any_number_of_ranks(tmp_path):
-    from types import SimpleNamespace
+def test_scoring_covers_every_row_once_over_any_number_of_ranks(tmp_path, monkeypatch):
     d = text_data(tmp_path)
     rows = d.rows('val')
+    monkeypatch.setattr(data, 'TOKENS', 9 * 60)
+    alone = data.at_once
+    assert (alone(7, 30, 'cpu'), alone(7, 30, 'cuda'), alone(19, 30, 'cuda')) == (7, 18, 19)
+    monkeypatch.setattr(data, 'at_once', lambda size, length, device: alone(size, length, 'cuda'))
     for world in (1, 3):
         seen = [batch for rank in range(world)
                 for batch in data.scoring(d, rows, 7, SimpleNamespace(rank=rank, world=world, device='cpu'))]
@@ -92,6 +98,52 @@ def test_scoring_covers_every_row_once_over_any_number_of_ranks(tmp_path):
         assert len({number for number, *_ in seen}) == len(seen)
         number, at, x, valid = seen[0]
         assert torch.equal(valid.sum(1), torch.from_numpy(d.lengths(rows[at])))
+        if world == 1:  # as many as the tokens allow, and more than batch_size where rows are short
+            sizes = [len(at) for _, at, _, _ in seen]
+            assert sizes[0] == 7 and sizes == sorted(sizes[:-1]) + sizes[-1:] and sizes[-2] > 14
+            assert all(len(x) == 7 or x.numel() <= 9 * 60 for _, _, x, _ in seen)
+
+
+def test_a_batch_without_padding_has_no_mask_and_widths_may_be_rounded_up(tmp_path):
+    d = text_data(tmp_path)
+    assert d.set_lengths(None) == 96
+    rows = np.argsort(d.lengths(np.arange(400)), kind='stable')
+    alike, mixed = (rows[d.lengths(rows) == 50][:2], rows[[0, 200]])
+    assert d.batch(alike)[1] is None and d.batch(alike, 51)[1].sum() == 100 and d.batch(mixed)[1] is not None
+    d.width_step = 32
+    x, valid = d.batch(alike)
+    assert x.shape == (2, 64) and valid.sum(1).tolist() == [50, 50] and not x[:, 50:].any()
+    assert {d.width(rows[[i]]) for i in range(400)} == {32, 64, 96}
+    d.max_len = 70  # P may have no more rows
+    assert d.width(rows) == 70
+
+
+@pytest.mark.parametrize('kind', ['standard', 'quantile'])
+def test_a_table_kept_on_the_device_gives_the_same_batches(tmp_path, monkeypatch, kind):
+    """For training and for scoring, also by another scale later; each row is scaled once by each."""
+    d, run, scaled = table(tmp_path, 300), SimpleNamespace(rank=0, world=1, device=torch.device('cpu')), []
+    train, val = np.random.default_rng(0).permutation(d.rows('train'))[:100], d.rows('val')
+
+    def batches():
+        some = [(d.inputs(x), y, rows) for x, _, y, rows in itertools.islice(
+            data.micro_batches(d, train, 16, 2, 0, 0, run, torch.arange(300)), 40)]
+        return some + [(d.inputs(x), at, i) for _ in range(2) for i, at, x, _ in data.scoring(d, val, 16, run)]
+    for norm in (fit_norm(d, train, kind), fit_norm(d, val, kind)):
+        d.norm = norm
+        monkeypatch.setattr(data, 'fits', lambda *args: False)
+        streamed = batches()
+        assert d.kept is None
+        monkeypatch.setattr(data, 'fits', lambda *args: True)
+        with monkeypatch.context() as m:
+            m.setattr(data, 'normalise', lambda x, norm: scaled.extend(x) or normalise(x, norm))
+            m.setattr(data, 'CHUNK', 64)
+            kept = batches()
+        assert len(scaled) == len(train) + len(val) and d.batch(train)[0].ndim == 1
+        for (a, y, rows), (b, z, same) in zip(streamed, kept, strict=True):
+            assert torch.equal(a, b) and torch.equal(y, z) and np.array_equal(rows, same)
+        assert d.batch(d.rows('test'))[0].ndim == 3  # these were not asked for
+        d.kept = d.kept_norm = None
+        scaled.clear()
 
 
 def test_prefetch_on_cuda_is_a_thread_that_keeps_order_and_passes_errors_on(monkeypatch):

@@ -3,6 +3,8 @@
 import math
 import zipfile
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from configurator import UserError
 from masking import Masking, attention_map, hide_random, n_hidden
 from model import (FREE, SMA, Decoder, Layer, SMAConfig, build, load, load_weights, save, shape_of, take, walk,
                    where_true)
-from runtime import make_optimizer
+from runtime import make_optimizer, wrap
 
 ENCODERS = [pytest.param(0, id='transformer'), pytest.param(6, id='perceiver')]
 INPUTS = [pytest.param(0, id='bytes'), pytest.param(1, id='floats'), pytest.param(3, id='pixels')]
@@ -304,22 +306,64 @@ def test_every_weight_learns():
 
 
 @pytest.mark.parametrize('n_latent', ENCODERS)
-def test_torch_compile_takes_any_width_for_one_program(n_latent):
-    """Traced whole, with the mask chosen inside: no graph breaks, and a dynamic program after the first width."""
+def test_torch_compile_takes_any_width_for_one_program(n_latent, monkeypatch):
+    """Traced whole, with the mask chosen inside: no graph breaks, one program for twenty widths and two models."""
     from torch._dynamo.utils import counters
     torch._dynamo.reset()
     counters.clear()
-    model = make(n_latent, 0, double=False, seq_len=128)
-    compiled = torch.compile(model, backend='aot_eager')
-    for n in (16, 32, 48, 64, 96, 128):
-        x, valid = torch.randint(6, 262, (B, n)), torch.arange(n) < torch.randint(n - 8, n + 1, (B, 1))
-        loss, hidden = compiled(x, valid, Masking('guided', 0.15, 2))
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))
+    for seed in (0, 1):
+        model = make(n_latent, 0, double=False, seq_len=128, seed=seed)
+        compiled = wrap(model, SimpleNamespace(world=1, compile='default'))
+        for n in range(20, 120, 5):
+            x, valid = torch.randint(6, 262, (B, n)), torch.arange(n) < torch.randint(n - 8, n + 1, (B, 1))
+            loss, hidden = compiled(x, valid, Masking('guided', 0.15, 2))
+            loss.sum().backward()
+            assert hidden.sum(1).tolist() == [round(0.15 * k) for k in valid.sum(1).tolist()]
+    assert not counters['graph_break'] and counters['stats']['unique_graphs'] == 1
+
+
+@pytest.mark.parametrize('n_latent', ENCODERS)
+def test_what_attention_is_given_is_dense(n_latent, monkeypatch):
+    """No stride is 0, as that of an expanded tensor is, which cuDNN does not take."""
+    attention, seen = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', lambda *args: seen.append(args) or attention(*args))
+    for n_out in (0, 2):
+        make(n_latent, 0, n_out=n_out)(*inputs(0), Masking('guided', 0.3))
+    assert len(seen) == 2 * 4 and all(0 not in t.stride() for q, k, v, *_ in seen for t in (q, k, v))
+
+
+@pytest.mark.parametrize('compiled', ['', 'default'])
+@pytest.mark.parametrize('n_latent', ENCODERS)
+def test_decoding_in_pieces_is_decoding_at_once_in_less_memory(n_latent, compiled, monkeypatch):
+    """
+    Losses and gradients to rounding, of bytes and compiled for any width too; and of the decoder of pixels hardly
+    anything is kept for the backward pass.
+    """
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))
+
+    def step(pieces):
+        torch.manual_seed(0)
+        model, (x, valid), kept = make(n_latent, d_raw, n_layer=1, decode_pieces=pieces), inputs(d_raw), {}
+
+        def keep(t):
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            function = wrap(model, SimpleNamespace(world=1, compile=compiled * (pieces > 1)))
+            loss, _ = function(x, valid, Masking('random', 0.75))
         loss.sum().backward()
-        assert hidden.sum(1).tolist() == [round(0.15 * k) for k in valid.sum(1).tolist()]
-    assert not counters['graph_break'] and counters['stats']['unique_graphs'] <= 2
+        return [loss.detach(), *(p.grad for p in model.parameters())], sum(kept.values())
+    d_raw = 0 if compiled else 3
+    (whole, memory), (pieces, less) = step(1), step(3)
+    for a, b in zip(whole, pieces):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert compiled or less < memory / 2
 
 
-@pytest.mark.parametrize('bad', [dict(n_head=5), dict(embed_dim=32), dict(n_layer=0), dict(dropout=1.0)])
+@pytest.mark.parametrize('bad', [dict(n_head=5), dict(embed_dim=32), dict(n_layer=0), dict(dropout=1.0),
+                                 dict(decode_pieces=0)])
 def test_shapes_that_cannot_be(bad):
     with pytest.raises(UserError, match='must'):
         make(0, 0, **bad)

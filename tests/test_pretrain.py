@@ -279,6 +279,39 @@ def test_two_processes_are_one(run, two_processes, tmp_path, data, request):
         torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=2e-5)
 
 
+QUIET = ['--log_interval=99', '--eval_interval=99', '--save_interval=99']
+STEPS = pytest.mark.parametrize('data, options, n', [
+    ('table', ['--mask_anneal=1', '--dropout=0.1', '--drop_path=0.1'], 1), ('table', ['--mask=random'], 1),
+    ('lines', ['--mask=word', '--accumulation=2'], 4), ('lines', ['--n_latent=4', '--mask_anneal=1'], 2)])
+
+
+@STEPS
+def test_a_step_waits_for_nothing_but_its_batch(copies, request, data, options, n):
+    """x, and valid of bytes, are all that comes to the device in a step."""
+    assert copies('pretrain.py', *TINY, *request.getfixturevalue(data), *QUIET, *options) == [n] * 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@STEPS
+def test_cuda_is_not_waited_for_in_a_step(run, request, monkeypatch, data, options, n, dtype):
+    """From the third step on PyTorch watches, and waiting is an error. (Each tenth asks whether steps were skipped.)"""
+    taken, update = [], runtime.update
+
+    def watched(*args):
+        norm = update(*args)
+        taken.append(norm)
+        torch.cuda.set_sync_debug_mode({2: 'error', 8: 'default'}.get(len(taken), torch.cuda.get_sync_debug_mode()))
+        return norm if len(taken) < 8 else sys.exit(0)
+    monkeypatch.setattr(runtime, 'update', watched)
+    try:
+        run('pretrain.py', *TINY, *request.getfixturevalue(data), *QUIET, *options, '--max_steps=9', '--compile=false',
+            '--device=cuda', f'--dtype={dtype}')
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert len(taken) == 8
+
+
 @pytest.mark.parametrize('mask', ['guided', 'random'])
 def test_log_and_checkpoints(run, table, tmp_path, mask):
     """The log's numbers are those of the run. best.pt is the best validation, last.pt the last step."""

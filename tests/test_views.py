@@ -224,6 +224,13 @@ def test_from_images_to_a_score(run, photos, tmp_path, monkeypatch):
     assert 'augment' in error
 
 
+def test_a_step_on_images_waits_for_nothing_but_its_batch(copies, photos):
+    """Crops, colours and mixing need no table, and the scale comes to the device once. Labels come too."""
+    assert copies('pretrain.py', *TINY, *photos, '--mask=patch', '--eval_interval=99') == [1] * 4
+    tune = ['--init_from=scratch', '--target=multiclass', '--augment', '--seeds=0', '--eval_interval=99']
+    assert copies('finetune.py', *TINY, *photos, *tune) == [2] * 4
+
+
 def test_pixels_can_be_learned_from_augmented_views(run, photos, tmp_path):
     """How dark it is survives every augmentation, and mixing where the labels are mixed alike."""
     run('finetune.py', *TINY, *photos, '--init_from=scratch', '--target=multiclass', '--n_latent=4',
