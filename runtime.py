@@ -83,8 +83,14 @@ def open_data(config, run, checkpoint=None):
         describe(dataset)
     seq_len, max_len = config.get('seq_len'), config.get('max_len')
     if checkpoint:
-        check_fits(dataset, checkpoint)
+        own = checkpoint['config']
+        moved = [f'{k} {own[k]} (now {knobs[k]})' for k in ('val_share', 'test_share', 'split_seed')
+                 if own.get('dataset') == knobs['dataset'] and own.get(k) not in (None, knobs[k])]
+        if moved:
+            say(run, f'warning: the checkpoint was trained with {", ".join(moved)}: rows that it learned from '
+                     'may be validation or test rows now')
         check_norm(dataset, checkpoint)
+        warn(check_fits(dataset, checkpoint), run)
         dataset.norm = checkpoint['norm'] or \
             fit_norm(dataset, dataset.rows('train'), config.get('norm') or 'standard')
         seq_len, max_len = checkpoint['model_args']['seq_len'], max_len or checkpoint['config'].get('max_len')
@@ -112,8 +118,10 @@ def check_numbers(config, positive=()):
             fail(f'{k}={config[k]!r} is a file: a folder is wanted')
 
 
-def check_batch(n_rows, config, run):
-    """Fails unless a step's samples are there, and can be dealt out."""
+def check_batch(n_rows, config, run, n_val=100):
+    """Fails unless a step's samples are there, and can be dealt out; says so if few are left to validate on."""
+    if n_val < 100:
+        say(run, f'warning: {n_val} validation rows are few to select by: --val_share is the share of them')
     if n_rows < config['batch_size']:
         fail(f'batch_size={config["batch_size"]}, but there are only {n_rows} rows to train on: lower it')
     if config['batch_size'] % (config['accumulation'] * run.world):
@@ -162,6 +170,12 @@ def say(run, text):
     if run.rank == 0:
         tqdm.write(printable(text), file=sys.stdout)
         sys.stdout.flush()
+
+
+def warn(text, run):
+    """A warning, if there is one."""
+    if text:
+        say(run, f'warning: {text}')
 
 
 def log_line(path, run, **values):

@@ -205,7 +205,7 @@ def test_overlap_counts_choices_made_before(run, tmp_path, picture_of, monkeypat
         seen.append((valid, R, attention(self, x_hat, valid, R)))
         return seen[-1][-1]
     monkeypatch.setattr(SMA, 'attention', watched)
-    out = run('eval.py', '--ckpt=ckpt', '--show=overlap', '--inputs_per_query=2').stdout.splitlines()
+    out = run('eval.py', '--ckpt=ckpt', '--show=overlap', '--inputs_per_query=2', '--split=all').stdout.splitlines()
     head = next(i for i, line in enumerate(out) if 'queries' in line)
     rows = [[float(v) for v in line.split()] for line in out[head + 1:head + 1 + len(seen)]]
     assert [r[0] for r in rows] == [4, 6, 7, 9, 10, 12]
@@ -213,17 +213,17 @@ def test_overlap_counts_choices_made_before(run, tmp_path, picture_of, monkeypat
         assert m == max(round(0.4 * n / k), 1) and k == 2
         assert hidden == pytest.approx((1 - value) * m * k / n, abs=2e-3)
         assert chance == pytest.approx(1 - n * (1 - (1 - k / n) ** m) / (m * k), abs=1e-3)
-        assert valid.shape == (60, 12) and (valid.sum(1) == n).all()
+        assert valid.shape == (64, 12) and (valid.sum(1) == n).all()
         assert (valid[0] != valid[1]).any() == (n < 12)
         again = 0
-        for b in range(60):
+        for b in range(64):
             made = set()
             assert len(set(R[b].tolist())) == m and (n_latent or valid[b, R[b]].all())
             for row in A[b].sum(0).tolist():
                 for j in sorted(range(12), key=lambda j: -row[j])[:2]:
                     again += j in made
                     made.add(j)
-        assert value == pytest.approx(again / (60 * m * k), abs=1e-3)
+        assert value == pytest.approx(again / (64 * m * k), abs=1e-3)
     assert any(r[3] > 0.05 for r in rows)
     picture_of(tmp_path / 'ckpt/overlap.png')
 
@@ -307,8 +307,11 @@ def test_score_of_a_fine_tuned_checkpoint_is_that_of_the_table(run, tmp_path):
         '--init_from=scratch', '--out_dir=ft', '--epochs=3', '--seeds=0', '--lr=3e-3')
     r = json.loads((tmp_path / 'ft/results.jsonl').read_text())
     ckpt = '--ckpt=ft/scratch-lr0.003-seed0.pt'
-    assert f'accuracy on 36 test rows: {r["test"][0]:.4f}' in run('eval.py', ckpt, '--device=cpu').stdout
-    assert f'on 24 val rows: {r["val"][0]:.4f}' in run('eval.py', ckpt, '--split=val', '--device=cpu').stdout
+    for split in ('test', 'val'):
+        out = run('eval.py', ckpt, f'--split={split}', '--device=cpu').stdout
+        assert re.search(rf'accuracy on \d+ {split} rows: {r[split][0]:.4f}\n', out)
+        for name, value in r['means'].items() if split == 'test' else ():
+            assert re.search(rf'{name} on \d+ test rows: {value:.4f}\n', out)
     # another file, whose columns are found by name, and a fine-tuned model has vectors too
     turned = (','.join(line.split(',')[::-1]) for line in ['a,b,c,d,side', *lines])
     (tmp_path / 'new.csv').write_text('\n'.join(turned))
@@ -343,8 +346,8 @@ def test_embeddings_of_a_users_file(run, tmp_path):
 def test_probe_of_a_checkpoint(run, table):
     out = run('eval.py', '--ckpt=ckpt', '--probe', '--n_train=100').stdout
     assert 'target: binary, as the labels have 2 values' in out  # a guess, and so it is said
-    assert 'probe_knn, accuracy on 60 test rows, 100 labels: 0.' in out and 'probe_linear' in out
-    assert 'on 300 all rows, 180 labels' in run('eval.py', '--ckpt=ckpt', '--probe', '--split=all').stdout
+    assert re.search(r'probe_knn, accuracy on \d\d test rows, 100 labels: 0\.', out) and 'probe_linear' in out
+    assert 'on 300 all rows, 173 labels' in run('eval.py', '--ckpt=ckpt', '--probe', '--split=all').stdout
 
 
 @pytest.mark.parametrize('target, metric',
@@ -383,7 +386,7 @@ def test_probes_are_scikit_learns(tmp_path, target, metric):
         theirs = [roc_auc_score(b, r.fit(X, a).predict_proba(Z)[:, 1]) if target == 'binary' else
                   accuracy_score(b, r.fit(X, a).predict(Z)) for r in readers]
     assert [ours['probe_knn'], ours['probe_linear']] == pytest.approx(theirs, abs=1e-4)
-    assert theirs[1] < 0.8 * b.std() if target == 'regression' else theirs[1] > 0.7  # something is there
+    assert theirs[1] < 0.8 * b.std() if target == 'regression' else theirs[1] > 0.6  # something is there
 
 
 @pytest.mark.parametrize('options, word', [
