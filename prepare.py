@@ -2,6 +2,7 @@
 Stage 0: a data set's name, or a file of yours -> a folder of flat files, which the other stages read.
 
     python prepare.py                           the data sets known by name, and what lies prepared
+    python prepare.py clean                     remove what lies prepared of files that are gone or changed
     python prepare.py collider                  fetch and prepare one, print counts and a sample
     python prepare.py molecules.csv --input_column=smiles --label_column=solubility      a file of yours
     python prepare.py train.csv --label_column=y --val_file=val.csv --test_file=test.csv
@@ -116,17 +117,9 @@ def prepare(config):
     if columns.get('window', 4) < 4 or config['image_size'] < 1:
         fail('window must be at least 4, the longest UTF-8 character, and image_size at least 1')
 
-    if row:
-        read, images = row['read'], 'imagenet' in row['files']
-        source = [row['files'], row['target'], row['metric'], read.keywords, inspect.getsource(read.func)]
-    else:
-        images, paths = any(map(os.path.isdir, files)), []
-        for path in files:
-            inside = image_files(path, Counter()) if os.path.isdir(path) else [(path,)]
-            paths += [os.path.abspath(path) for path, *_ in inside]
-        source = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
+    source, images = source_of(row, files), 'imagenet' in row['files'] if row else any(map(os.path.isdir, files))
     size = config['image_size'] if images else None
-    key = json.dumps([FORMAT, source, columns, [split for split, _ in parts], size]).encode()
+    key = json.dumps([source, columns, [split for split, _ in parts], size]).encode()
     stem = name if row else Path(name).name.split('.')[0]
     folder = Path(config['data_dir']) / f'{stem}-{hashlib.sha256(key).hexdigest()[:10]}'
 
@@ -137,7 +130,7 @@ def prepare(config):
     if folder.exists():
         return folder
     building, left_behind = temporary(folder, '*')
-    meta = dict(source=[*map(os.path.abspath, files)] or name, target=row and row['target'],
+    meta = dict(source=[*map(os.path.abspath, files)] or name, made_from=source, target=row and row['target'],
                 metric=row and row['metric'], left_out=Counter(), columns=None, image_size=size, notes=[],
                 categories={})
     try:
@@ -146,7 +139,7 @@ def prepare(config):
         building.mkdir(parents=True)
         if row:
             paths = {file: download(file, *rest, config['data_dir']) for file, rest in row['files'].items()}
-            sources = read(paths, meta)
+            sources = row['read'](paths, meta)
         else:
             sources = [(split, read_file(file, meta, **columns)) for split, file in parts]
         write(building, name, sources, meta)
@@ -158,6 +151,29 @@ def prepare(config):
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+def source_of(row, files):
+    """A hash of what a folder is prepared from: the row of DATASETS, or path, size and time of each file."""
+    if row:
+        read = row['read']
+        source = [row['files'], row['target'], row['metric'], read.keywords, inspect.getsource(read.func)]
+    else:
+        inside = (image_files(path, Counter()) if os.path.isdir(path) else [(path,)] for path in files)
+        paths = [os.path.abspath(path) for path, *_ in itertools.chain.from_iterable(inside)]
+        source = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
+    return hashlib.sha256(json.dumps([FORMAT, source]).encode()).hexdigest()
+
+
+def prepared(data_dir):
+    """What lies prepared: (folder, its bytes, is its source there as it was?)."""
+    for path in sorted(Path(data_dir).glob('*/meta.json')):
+        meta, now = json.loads(path.read_text()), None
+        with suppress(OSError, KeyError):  # its file, or its row, is gone
+            named = isinstance(meta['source'], str)
+            now = source_of(DATASETS[meta['source']], []) if named else source_of(None, meta['source'])
+        size = sum(file.stat().st_size for file in path.parent.iterdir())
+        yield path.parent, size, now is not None and now == meta.get('made_from')
 
 
 def temporary(path, name):
@@ -914,6 +930,12 @@ DATASETS = runpy.run_path(str(ROOT / 'config' / 'datasets.py'))['DATASETS']  # w
 
 
 def main():
+    if sys.argv[1:] == ['clean']:
+        for folder, size, claimed in prepared(data_dir):
+            if not claimed:
+                shutil.rmtree(folder)
+                print(f'removed {folder}, {size:,} bytes')
+        return
     if len(sys.argv) > 1:
         named = [f'--dataset={sys.argv[1]}'] if not sys.argv[1].startswith('-') else sys.argv[1:2]
         describe(open_dataset(**configure(globals(), named + sys.argv[2:])))
@@ -924,6 +946,8 @@ def main():
             if address is not None:
                 print(f'{"":16} {address} (' + (f'{size:,} bytes' if size else 'size not stated')
                       + ', no hash' * (digest is None) + ')')
+    for folder, size, claimed in prepared(data_dir):
+        print(f'prepared: {folder}, {size:,} bytes' + ', of a source that is gone or changed' * (not claimed))
 
 
 if __name__ == '__main__':
