@@ -290,7 +290,7 @@ def describe(dataset):
     for why, n in meta['left_out'].items():
         print(f'left out: {n:,} {why}')
     for note in meta['notes']:
-        print('note:', note)
+        print(printable(f'note: {note}'))
     if dataset.is_bytes:
         lengths = dataset.lengths(np.arange(meta['rows']))
         print('tokens a row (CLS and SEP included): ' + ', '.join(

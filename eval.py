@@ -136,8 +136,6 @@ def main():
             fail(f'{file} has {n} {why}: take them out first')
         names = data.row_names(file)
         answer = (logits if predict else vectors)(rows).numpy()
-        for i in np.flatnonzero(~np.isfinite(answer).all(1))[:1]:
-            fail(f'{file}, row {names[i]}: the model has no finite answer, its values are beyond all measure')
         if predict:
             return write_predictions(Path(f'{name_of(file)}.predictions.csv'), names, outcome, answer, run)
         path = Path(embed_out or f'{name_of(file)}.embeddings.npy')

@@ -117,8 +117,8 @@ def prepare(config):
     if columns.get('window', 4) < 4 or config['image_size'] < 1:
         fail('window must be at least 4, the longest UTF-8 character, and image_size at least 1')
 
-    source, images = source_of(row, files), 'imagenet' in row['files'] if row else any(map(os.path.isdir, files))
-    size = config['image_size'] if images else None
+    images = 'imagenet' in row['files'] if row else any(map(os.path.isdir, files))
+    source, size = source_of(row, files), config['image_size'] if images else None
     key = json.dumps([source, columns, [split for split, _ in parts], size]).encode()
     stem = name if row else Path(name).name.split('.')[0]
     folder = Path(config['data_dir']) / f'{stem}-{hashlib.sha256(key).hexdigest()[:10]}'
@@ -267,8 +267,8 @@ def oddities(columns, count, total, low, high, square):
     std = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean ** 2, 0))
     # one value among k lies at most sqrt(k - 1) deviations from the mean
     far = np.maximum(high - mean, mean - low) > std * np.clip(0.99 * np.sqrt(count), 3, 20)
-    for what, which in (('are constant', (low == high) & (count > 1)), ('have values far from all others (20 standard '
-                        'deviations): look at them, or take --norm=quantile', far & (low < high))):
+    for which, what in (((low == high) & (count > 1), 'are constant'), (
+            far & (low < high), 'have values 20 standard deviations off: look at them, or take --norm=quantile')):
         names = [columns[i] for i in np.flatnonzero(which.any(1))]
         if names:
             yield f'columns that {what}: {some(names)}'
@@ -775,7 +775,8 @@ def read_table(path, kind, meta, input_column=None, label_column=None, drop_colu
             fail(f'{path}, line {line}: {split_column!r} is {row[split]!r}: a split is train, val or test')
         if numbers:
             with np.errstate(over='ignore'):  # the infinity that it makes is named below
-                x = np.array([[read(row[i]) for i, read in zip(inputs, readers)] for _, row in chunk], np.float32)
+                x = [[read(row[i]) for i, read in zip(inputs, readers)] for _, row in chunk]
+                x = np.array(x, np.float32)
             x = x.reshape(-1, len(inputs), 1)  # (k, n, d_raw), None is NaN
 
             def complain(k, j):

@@ -119,7 +119,7 @@ def check_numbers(config, positive=()):
 
 
 def check_batch(n_rows, config, run, n_val=100):
-    """Fails unless a step's samples are there, and can be dealt out; says so if few are left to validate on."""
+    """Fails unless a step's samples are there, and can be dealt out; says if few are left to validate on."""
     if n_val < 100:
         say(run, f'warning: {n_val} validation rows are few to select by: --val_share is the share of them')
     if n_rows < config['batch_size']:
@@ -400,8 +400,9 @@ def outputs(function, model, width, dataset, rows, batch_size, run):
     model.train()
     result = sum_ranks(result, run).cpu()
     if not torch.isfinite(result).all():
-        bad = int((~torch.isfinite(result)).any(1).sum())
-        fail(f'the model answers {bad} of {len(rows)} rows with numbers that are not finite: see their inputs')
+        bad = rows[(~torch.isfinite(result)).any(1).numpy()]
+        fail(f'the model answers {len(bad)} of {len(rows)} rows with numbers that are not finite, row '
+             f'{bad[0] + 1} for one: see their inputs')
     return result
 
 

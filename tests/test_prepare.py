@@ -139,10 +139,12 @@ def test_labels_and_columns_that_cannot_be(tmp_path):
 
 def test_what_steers_a_terminal_is_escaped(tmp_path, run):
     (tmp_path / 'a.txt').write_bytes(b'abc\x1b[31mdef\n' * 9)
-    (tmp_path / 'b.csv').write_bytes(b'a\x1b[2J,b\n1,x\x1b[2J\n')
+    (tmp_path / 'b.csv').write_bytes(b'a\x1b[2J,b\n1,x\x1b[2J\n1,7\n')
+    (tmp_path / 'c.csv').write_bytes(b'a\x1b[2J,b\n1,x\x1b[2J\n')
     done = run('prepare.py', 'a.txt')
     assert '\x1b' not in done.stdout and 'abc\\x1b[31mdef' in done.stdout
     assert '\x1b' not in run('prepare.py', 'b.csv', status=2).stderr
+    assert '\x1b' not in run('prepare.py', 'c.csv').stdout
 
 
 def test_a_prepared_folder_that_lost_its_end_is_not_read(tmp_path):
@@ -318,8 +320,8 @@ def test_values_far_from_all_others_are_said(tmp_path):
     x = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
     x[7, 1], x[8, 2] = 1e30, 5
     np.save(tmp_path / 'a.npy', x)
-    assert 'far from all others' in noted(opened(tmp_path, tmp_path / 'a.npy')).split(': look')[0]
-    assert noted(opened(tmp_path, tmp_path / 'a.npy')).endswith('--norm=quantile: c1')
+    note, = opened(tmp_path, tmp_path / 'a.npy').meta['notes']
+    assert 'have values 20 standard deviations off' in note and note.endswith('--norm=quantile: c1')
     np.save(tmp_path / 'b.npy', x[10:])
     assert not noted(opened(tmp_path, tmp_path / 'b.npy'))
 
@@ -409,7 +411,7 @@ def test_splits_by_share_and_by_file(tmp_path):
     ('a,b\n1,NA\n', {}, "'NA' is not a finite number; correct it, or say --missing=mean"),
     ('a,b\n1,2\n3,x\n', dict(missing='mean'), "column 'b': 'x' is no number"),  # a mistake is not missing
     ('a,b\n1,inf\n', dict(missing='drop'), "'inf' is not a finite number"),
-    ('a,y\n1,2\n3,inf\n', dict(label_column='y'), 'a label is infinite'),
+    ('a,y\n1,2\n3,inf\n', dict(label_column='y'), 'label inf'),
     ('a\tb\n1\t"2\n', {}, '--quotes=False'),
     ('smiles,y\nC,1\n', dict(input_column='smile'), "'smiles'"),
     ('smiles,y\nC,1\n', dict(input_column='smiles', label_column='Y'), "'y'"),
