@@ -807,26 +807,26 @@ def read_table(path, kind, meta, input_column=None, label_column=None, drop_colu
 
 def read_arrays(path, meta, input_column=None, label_column=None, missing=None):
     """.npz with arrays X and y (input_column, label_column rename them), or .npy alone, or 'X.npy,y.npy'."""
-    (x_path, _, y_path), missing = path.partition(','), None
+    (x_path, _, y_path), lacks = path.partition(','), None
     if y_path and kind_of(x_path) == '.npz':
         fail(f'{path}: an .npz brings its own labels, see label_column')
     try:
         x, y = np.load(x_path, mmap_mode='r', allow_pickle=False), None
         if kind_of(x_path) == '.npz':
             arrays, names = x, [input_column or 'X', label_column or ('y' if 'y' in x else None)]
-            missing = next((k for k in names if k is not None and k not in arrays), None)
+            lacks = next((k for k in names if k is not None and k not in arrays), None)
             large = [part.filename for part in arrays.zip.infolist() if part.file_size > MOST_ARRAY]
             if large:
                 raise ValueError(f'{large[0]} unpacks to more than {MOST_ARRAY:,} bytes (MOST_ARRAY in '
                                  'prepare.py): save X as an .npy, which is read in pieces')
-            x, y = (None if k is None or missing else arrays[k] for k in names)
+            x, y = (None if k is None or lacks else arrays[k] for k in names)
         elif y_path:
             y = np.load(y_path, mmap_mode='r', allow_pickle=False)
         x, y = np.asanyarray(x), y if y is None else np.asanyarray(y)
     except Exception as error:  # numpy and zipfile raise many kinds on a damaged or misnamed file
         fail(f'cannot read {path}: {error}')
-    if missing:
-        fail(f'{x_path} has no array {missing!r}, only {", ".join(arrays)}: see input_column, label_column')
+    if lacks:
+        fail(f'{x_path} has no array {lacks!r}, only {", ".join(arrays)}: see input_column, label_column')
     if x.ndim not in (2, 3) or 0 in x.shape[1:] or x.dtype.kind not in 'fiu':
         fail(f'{x_path}: shape {x.shape}, type {x.dtype}; wanted are numbers (rows, inputs) or '
              '(rows, inputs, d_raw)')

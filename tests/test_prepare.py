@@ -613,6 +613,24 @@ def test_the_listing_names_every_data_set(run, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_no_source_claims_is_listed_and_removed(run, tmp_path):
+    for name in ('kept', 'changed', 'gone'):
+        (tmp_path / f'{name}.txt').write_text('abc\n' * 9)
+        run('prepare.py', f'{name}.txt')
+    run('prepare.py', 'kept.txt', '--val_share=0.3')
+    run('prepare.py', 'collider')
+    (tmp_path / 'changed.txt').write_text('abcd\n' * 9)
+    (tmp_path / 'gone.txt').unlink()
+    folders = {path.name.split('-')[0]: path for path in (tmp_path / 'datasets').iterdir()}
+    said = run('prepare.py').stdout
+    for name, folder in folders.items():
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        line = f'prepared: datasets/{folder.name}, {size:,} bytes'
+        assert f'{line}\n' in said if name in ('kept', 'collider') else f'{line}, of a source that is gone' in said
+    assert run('prepare.py', 'clean').stdout.count('removed datasets/') == 2
+    assert {path.name.split('-')[0] for path in (tmp_path / 'datasets').iterdir()} == {'kept', 'collider'}
+
+
 # ---- real files, at SMA_MIRROR
 
 def test_real_files(tmp_path, real):
