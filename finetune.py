@@ -6,6 +6,7 @@ alike.
     python finetune.py --dataset=my.csv --label_column=y        your own table, from scratch and from out/my/*
     python finetune.py --init_from=out/my/guided                the checkpoint knows its data set
     python finetune.py config/finetune_tape.py --init_from=hf:jxie/sma-biology-pretrained   authors' weights
+    python finetune.py --init_from=out/my/guided --freeze       the head alone learns, on the encoder as it is
     python finetune.py --n_train=100 --batch_size=32 --seeds=0,1,2,3,4          fewer labels, more seeds
     torchrun --nproc_per_node=8 finetune.py config/NAME.py      8 GPUs
 

@@ -267,8 +267,8 @@ def oddities(columns, count, total, low, high, square):
     std = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean ** 2, 0))
     # one value among k lies at most sqrt(k - 1) deviations from the mean
     far = np.maximum(high - mean, mean - low) > std * np.clip(0.99 * np.sqrt(count), 3, 20)
-    for which, what in (((low == high) & (count > 1), 'are constant'), (
-            far & (low < high), 'have values 20 standard deviations off: look at them, or take --norm=quantile')):
+    for which, what in (((low == high) & (count > 1), 'are constant'), (far & (low < high), 'have values 20 '
+                        'standard deviations off: look at them, or take --norm=quantile')):
         names = [columns[i] for i in np.flatnonzero(which.any(1))]
         if names:
             yield f'columns that {what}: {some(names)}'
@@ -654,10 +654,8 @@ def csv_rows(path, kind, meta, header=None, quotes=True, delimiter=None):
         else:
             names = [cell.strip() for cell in first]
         yield 0, names
-        last, long_cells = above + reader.line_num, 0
         for row in rows:
             line = above + reader.line_num
-            long_cells, last = long_cells + (line > last + 1), line
             row = [re.sub(r'^\s*([+-]?\d+),(\d+)\s*$', r'\1.\2', cell) for cell in row] if comma else row
             if len(row) == len(names):
                 yield line, ['' if cell == '?' else cell for cell in row] if kind == '.arff' else row
@@ -665,9 +663,6 @@ def csv_rows(path, kind, meta, header=None, quotes=True, delimiter=None):
                 meta['left_out']['lines with missing cells'] += 1
             elif row:
                 fail(f'{path}, line {line}: {len(row)} cells where the header has {len(names)}')
-        if long_cells:
-            meta['notes'].append(f'{long_cells:,} rows run over several lines, as their quotation marks ask '
-                                 'for: --quotes=False if those mean nothing')
     except csv.Error as error:
         fail(f'{path}, line {above + reader.line_num}: {error}; --quotes=False: quotes mean nothing')
 
@@ -680,22 +675,23 @@ def number(cell):
         return math.nan if cell.strip().lower() in NOTHING else None
 
 
-def category(cell, known, fixed):
-    """The number of a text among those of its column. A new one gets the next, or, if fixed, is missing."""
+def category(cell, known, unseen):
+    """The number of a text among those of its column. A new one gets the next, or, where a model has learned
+    the others (then `unseen` is a Counter), is counted, and missing."""
     cell = cell.strip()
-    if cell.lower() in NOTHING:
-        return math.nan
-    return known.get(cell, math.nan) if fixed else known.setdefault(cell, len(known))
+    new = cell.lower() not in NOTHING and cell not in known
+    if new and unseen is not None:
+        unseen[cell] += 1
+    return known.setdefault(cell, len(known)) if new and unseen is None else known.get(cell, math.nan)
 
 
 def whole_rows(x, missing, left_out, complain):
     """
     Which rows (k,) of x (k, n, d_raw) stay. What is missing is NaN, an error unless `missing` says otherwise;
-    with 'mean' it stays so, and data.normalise puts in the mean that the model knows. complain(row, column)
-    -> the value and its place
+    with 'mean' it stays so, and data.normalise puts in the mean that the model knows.
     """
     for row, column, _ in np.argwhere(np.isinf(x) if missing else ~np.isfinite(x))[:1]:
-        fail(f'{complain(row, column)} is not a finite number; correct it, or say --missing=mean or drop')
+        complain(row, column)
     keep = ~np.isnan(x).any((1, 2)) | (missing == 'mean')
     left_out['rows with a missing number'] += len(x) - int(keep.sum())
     return keep
@@ -757,10 +753,9 @@ def read_table(path, kind, meta, input_column=None, label_column=None, drop_colu
                  'column, two a,b for a pair, or number columns a,b,c), the label with --label_column, or '
                  'leave it out with --drop_column')
         known.setdefault(name, {})
-    readers = [partial(category, known=known[name], fixed=bool(categories)) if name in known else number
+    unseen = Counter() if categories else None
+    readers = [partial(category, known=known[name], unseen=unseen) if name in known else number
                for name in names]
-
-    unseen = Counter()
 
     def filled(chunk, places, why):
         full = [(line, row) for line, row in chunk if all(row[i].strip() for i in places)]
@@ -774,21 +769,17 @@ def read_table(path, kind, meta, input_column=None, label_column=None, drop_colu
             line, row = chunk[splits.index(None)]
             fail(f'{path}, line {line}: {split_column!r} is {row[split]!r}: a split is train, val or test')
         if numbers:
-            with np.errstate(over='ignore'):  # the infinity that it makes is named below
-                x = [[read(row[i]) for i, read in zip(inputs, readers)] for _, row in chunk]
-                x = np.array(x, np.float32)
-            x = x.reshape(-1, len(inputs), 1)  # (k, n, d_raw), None is NaN
-
             def complain(k, j):
-                (line, row), texts = chunk[k], known.get(names[j], ()) if categories else ()
-                return f'{path}, line {line}, column {names[j]!r}: {row[inputs[j]]!r}' + \
-                    f', unlike {some(texts)},' * bool(texts)
-            for k, j in np.argwhere(np.isnan(x[:, :, 0])) if missing else ():  # a mistake is not missing
-                cell = chunk[k][1][inputs[j]]
-                if cell.strip().lower() not in NOTHING:
-                    if names[j] not in known:
-                        fail(f'{complain(k, j)} is no number')
-                    unseen[names[j], cell] += 1
+                line, row = chunk[k]
+                fail(f'{path}, line {line}, column {names[j]!r}: {row[inputs[j]]!r} is not a finite number' + (
+                    f', nor one of the texts {some(known[names[j]])}' if names[j] in known else '') +
+                    '; correct it, or, where one is missing, say --missing=mean or drop')
+            x = [[read(row[i]) for i, read in zip(inputs, readers)] for _, row in chunk]
+            for k, values in enumerate(x):
+                if None in values:  # a text, which is a mistake, and not missing
+                    complain(k, values.index(None))
+            with np.errstate(over='ignore'):  # the infinity that it makes is named below
+                x = np.array(x, np.float32).reshape(-1, len(inputs), 1)  # (k, n, d_raw)
             keep = whole_rows(x, missing, meta['left_out'], complain)
             x, chunk = x[keep], [pair for pair, kept in zip(chunk, keep) if kept]
             splits = splits and [v for v, kept in zip(splits, keep) if kept]
@@ -796,8 +787,7 @@ def read_table(path, kind, meta, input_column=None, label_column=None, drop_colu
             x = [tuple(row[i].strip().encode() for i in inputs) for _, row in chunk]
             x = x if len(inputs) == 2 else [cell for cell, in x]
         yield x, None if label is None else [row[label].strip() for _, row in chunk], splits
-    meta['notes'] += [f'column {name!r}: {n:,} cells say {cell!r}, which is not known' for (name, cell), n
-                      in unseen.items()]
+    meta['notes'] += [f'{n:,} cells say {cell!r}, which is not known' for cell, n in (unseen or {}).items()]
     meta['notes'] += [f'column {name!r} holds text, whose {len(texts)} kinds are numbered: '
                       f'{some(texts)}' for name, texts in known.items() if not categories]
 
@@ -841,8 +831,8 @@ def read_arrays(path, meta, input_column=None, label_column=None, missing=None):
         with np.errstate(over='ignore'):
             part = np.asarray(x[at:at + min(size, CHUNK)], np.float32)
         part = part.reshape(len(part), x.shape[1], -1)  # (k, n, d_raw)
-        keep = whole_rows(part, missing, meta['left_out'], lambda i, j: f'{x_path}, row {at + i}, column {j}: '
-                          f'{part[i, j].tolist()}')
+        keep = whole_rows(part, missing, meta['left_out'], lambda i, j: fail(
+            f'{x_path}, row {at + i}, column {j}: NaN or infinite; correct it, or say --missing=mean or drop'))
         yield part[keep], None if y is None else y[at:at + len(part)][keep].tolist(), None
 
 

@@ -379,7 +379,7 @@ def test_predictions_of_a_users_file(run, tmp_path, target):
         one, = read_predictions(tmp_path / 'one.predictions.csv')
         assert one.pop('prediction')[:6] == a['prediction'][:6]
         assert [float(one[k]) for k in one if k != 'row'] == pytest.approx([float(a[k]) for k in one if k != 'row'], abs=3e-6)
-    assert "'green', unlike" in run('eval.py', *ckpt, '--predict=odd.csv', status=2).stderr
+    assert "'green' is not a finite number, nor one of the texts" in run('eval.py', *ckpt, '--predict=odd.csv', status=2).stderr
     assert not (tmp_path / 'odd.predictions.csv').exists()
     said = run('eval.py', *ckpt, '--predict=odd.csv', '--missing=mean').stdout
     assert "1 cells say 'green', which is not known" in said and len(read_predictions(tmp_path / 'odd.predictions.csv')) == 4
