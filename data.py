@@ -76,6 +76,7 @@ def check_fits(dataset, checkpoint):
                   for n, d_raw in ((dataset.n, dataset.d_raw), (args['seq_len'], args['d_raw'])))
     if have != want:
         fail(f'{dataset.name} holds {have}, the checkpoint wants {want}: see input_column and label_column')
+    check_norm(dataset, checkpoint)
     if dataset.is_bytes or dataset.is_images:
         return ''
     if all(named(columns) for columns in (learned, dataset.columns)) and learned != dataset.columns:

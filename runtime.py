@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import fail, nearest, printable, whole
-from data import check_fits, check_norm, data_knobs, describe, fit_norm, open_dataset, score, scoring
+from data import check_fits, data_knobs, describe, fit_norm, open_dataset, score, scoring
 from masking import BLIND, GUIDED
 
 
@@ -89,7 +89,6 @@ def open_data(config, run, checkpoint=None):
         if moved:
             say(run, f'warning: the checkpoint was trained with {", ".join(moved)}: rows that it learned from '
                      'may be validation or test rows now')
-        check_norm(dataset, checkpoint)
         warn(check_fits(dataset, checkpoint), run)
         dataset.norm = checkpoint['norm'] or \
             fit_norm(dataset, dataset.rows('train'), config.get('norm') or 'standard')
