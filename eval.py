@@ -176,13 +176,12 @@ def write_predictions(path, names, outcome, p, run):
     """A CSV of each row's number (the first is 1) or file name, and the number predicted, in the labels'
     units, or the class and the probability of each."""
     answer, classes = answers(outcome, p), outcome['classes'] and [plain(c) for c in outcome['classes']]
-    with open(path.with_name(f'{path.name}.tmp'), 'w', newline='', encoding='utf-8') as f:
-        lines = csv.writer(f)
+    with whole(path, 'w') as f:
+        lines = csv.writer(f, lineterminator='\n')
         lines.writerow(['row', 'prediction', *(f'p({c})' for c in classes or ())])
         for name, v in zip(names, answer.tolist()):
             lines.writerow([name, f'{v:.6g}'] if classes is None else
                            [name, classes[int(np.argmax(v))], *(f'{q:.6f}' for q in v)])
-    Path(f.name).replace(path)
     say(run, f'{path}: {len(names):,} predictions')
     if all_alike(outcome, p):
         say(run, 'warning: the model answers the same for every row')
