@@ -14,12 +14,14 @@ prepare.py (stage 0) makes such a folder once, of flat files, which are mapped i
     firsts.bin    pairs only: the length of the first of the two, int64
     y.bin         float64 label of each row, NaN where it has none; text labels are numbered in sorted order
     split.bin     int8 of each row: 0 train, 1 val, 2 test; 3 and 4: drawn by the shares when it is opened
+    keys.bin      a user's file: uint64, a hash of the inputs of each row, by which those are drawn
 """
 
 import itertools
 import json
 import math
 import threading
+from collections import Counter
 from pathlib import Path
 from queue import Queue
 
@@ -41,7 +43,7 @@ def open_dataset(dataset, **knobs):
     """The data set of this name, file or folder, prepared if need be. knobs: those of prepare.py."""
     from prepare import prepare  # the one call upwards
     knobs = {**PREPARE_KNOBS, 'dataset': dataset, **knobs}
-    return Dataset(prepare(knobs), knobs['val_share'], knobs['test_share'])
+    return Dataset(prepare(knobs), knobs['val_share'], knobs['test_share'], knobs['split_seed'])
 
 
 def data_knobs(config, checkpoint=None):
@@ -55,24 +57,52 @@ def data_knobs(config, checkpoint=None):
     same, knobs = config['dataset'] in (None, own.get('dataset')), {}
     kind = kind_of(config['dataset'] or '')
     for name, default in PREPARE_KNOBS.items():
-        kept = own.get(name) if same or name == 'image_size' or (name, kind) == ('window', '.txt') else None
+        carried = ('image_size',) + ('window',) * (kind == '.txt') + ('missing',) * (kind in TABLES)
+        kept = own.get(name) if same or name in carried else None
         knobs[name] = next((v for v in (config[name], kept, default) if v is not None), None)
     if checkpoint and not same and kind in TABLES:
         named = checkpoint.get('columns') if checkpoint['model_args']['d_raw'] else own.get('input_column')
         knobs['input_column'] = knobs['input_column'] or named
+    knobs['categories'] = (own if same else checkpoint or {}).get('categories') or None
     return knobs
 
 
 def check_fits(dataset, checkpoint):
-    """Fails unless the data are what the checkpoint's model reads, and in the same order."""
+    """
+    Fails unless the data are what the checkpoint's model reads, column for column. -> a warning, '' for none,
+    where there are no names to compare: the values tell whether these are other columns, or other units.
+    """
     args, learned = checkpoint['model_args'], checkpoint.get('columns') or []
     have, want = (f'{n} inputs of {d_raw} float(s)' if d_raw else 'byte sequences'
                   for n, d_raw in ((dataset.n, dataset.d_raw), (args['seq_len'], args['d_raw'])))
     if have != want:
         fail(f'{dataset.name} holds {have}, the checkpoint wants {want}: see input_column and label_column')
-    if learned and learned != dataset.columns and sorted(learned) == sorted(dataset.columns or []):
-        fail(f'{dataset.name} has the columns in another order than the checkpoint learned: '
-             f'--input_column={",".join(learned)}')
+    check_norm(dataset, checkpoint)
+    if dataset.is_bytes or dataset.is_images:
+        return ''
+    if all(named(columns) for columns in (learned, dataset.columns)) and learned != dataset.columns:
+        if sorted(learned) == sorted(dataset.columns):
+            fail(f'{dataset.name} has the columns in another order than the checkpoint learned: '
+                 f'--input_column={",".join(learned)}')
+        i = next(i for i, pair in enumerate(zip(learned, dataset.columns)) if len({*pair}) == 2)
+        fail(f'{dataset.name} has other columns than the checkpoint learned, {dataset.columns[i]!r} for '
+             f'{learned[i]!r} at place {i + 1}: see input_column')
+    texts = checkpoint.get('categories') or {}
+    for name in texts if texts != dataset.meta['categories'] else ():
+        fail(f'{dataset.name} has changed: the texts of column {name!r} are not those that the checkpoint '
+             'learned; pre-train anew')
+    if not checkpoint['norm'] or checkpoint['norm']['kind'] == 'none':
+        return ''
+    # of the rows that the scale was taken from at most a ninth lie beyond 3 deviations (Chebyshev)
+    far = (np.abs(normalise(dataset.x[:CHUNK], checkpoint['norm'])) > 3).mean(0).max(1)  # (n,)
+    return '' if far.max() <= 0.5 else (
+        f'column {dataset.columns[far.argmax()]!r} of {dataset.name}: most values lie more than 3 standard '
+        'deviations from what the checkpoint learned: is it the same column, in the same unit?')
+
+
+def named(columns):
+    """Not c0, c1, .., which stand for names."""
+    return any(name != f'c{name[1:]}' or not name[1:].isdigit() for name in columns)
 
 
 def check_norm(dataset, checkpoint):
@@ -99,7 +129,7 @@ def name_of(dataset):
 class Dataset:
     """A prepared folder, mapped into memory. Splits that the source does not tell are drawn by shares."""
 
-    def __init__(self, folder, val_share=0.0, test_share=0.0):
+    def __init__(self, folder, val_share=0.0, test_share=0.0, split_seed=0):
         self.folder, self.meta = Path(folder), json.loads((Path(folder) / 'meta.json').read_text())
         for file, (size, _) in self.meta['files'].items():
             if not (self.folder / file).exists() or (self.folder / file).stat().st_size != size:
@@ -114,12 +144,8 @@ class Dataset:
         self.split = np.fromfile(self.folder / 'split.bin', np.int8)
         if min(val_share, test_share) < 0 or val_share + test_share >= 1:
             fail(f'val_share={val_share} and test_share={test_share} must leave something to train on')
-        for drawn, test_share in ((DRAW, test_share), (DRAW_VAL, 0.0)):
-            rows = np.flatnonzero(self.split == drawn)
-            order = np.random.default_rng(0).permutation(rows)  # not the run's seed: all stages must agree
-            n_test, n_val = round(test_share * len(rows)), round(val_share * len(rows))
-            self.split[rows] = 0
-            self.split[order[:n_test]], self.split[order[n_test:n_test + n_val]] = 2, 1
+        for drawn, share in ((DRAW, test_share), (DRAW_VAL, 0.0)):
+            self.draw(np.flatnonzero(self.split == drawn), val_share, share, split_seed)
         if self.is_bytes:
             self.x = np.memmap(self.folder / 'x.bin', np.uint8, 'r')
             self.offsets = np.fromfile(self.folder / 'offsets.bin', np.int64)
@@ -136,12 +162,30 @@ class Dataset:
         self.max_len = None  # most tokens of a row, CLS and SEP included; a longer sequence loses its end
         self.n_cut = 0  # how many do
 
+    def draw(self, rows, val_share, test_share, seed):
+        """
+        Deals these rows out among the splits. A user's file by a hash of the inputs of each row: a row that is
+        added moves no other, rows that are there twice stay together, and a file without labels is split as
+        one with them. So the shares are met, and classes stratified, in expectation only. Data sets known by
+        name are drawn by a permutation, as ever: printed numbers hang on it.
+        """
+        keys = self.folder / 'keys.bin'
+        if keys.exists():
+            odd = np.random.default_rng(seed).integers(2 ** 64, dtype=np.uint64, endpoint=False) | np.uint64(1)
+            at = np.fromfile(keys, np.uint64)[rows] * odd / 2.0 ** 64  # multiplied modulo 2^64: (k,) in [0, 1)
+            self.split[rows] = np.where(at < test_share, 2, at < test_share + val_share)
+            return
+        order = np.random.default_rng(seed).permutation(rows)  # not the run's seed: all stages must agree
+        n_test, n_val = round(test_share * len(rows)), round(val_share * len(rows))
+        self.split[rows] = 0
+        self.split[order[:n_test]], self.split[order[n_test:n_test + n_val]] = 2, 1
+
     def set_lengths(self, seq_len, max_len=None):
         """Settles max_len, counts what it cuts. seq_len None = as the longest row. -> the model's seq_len"""
         if not self.is_bytes:
             if seq_len not in (None, self.n):
-                fail(f'seq_len={seq_len}, but each row of {self.name} has {self.n} inputs: '
-                     'is --dataset missing?')
+                fail(f'seq_len={seq_len}, but each row of {self.name} has {self.n} inputs: ' +
+                     ('is --dataset missing?' if self.name == 'collider' else 'leave seq_len unset'))
             return self.n
         lengths = self.lengths(np.arange(len(self.y)))
         if seq_len is None:
@@ -182,6 +226,13 @@ class Dataset:
         """The same of numbers out of y.bin."""
         names = self.meta['classes']
         return [None if np.isnan(v) else names[int(v)] if names else float(v) for v in y]
+
+    def row_names(self, file):
+        """What tells the rows of a file of which nothing was left out: their numbers from 1, or file names."""
+        if not self.is_images:
+            return range(1, len(self.y) + 1)
+        from prepare import image_files  # upwards, as in open_dataset
+        return [path.relative_to(file) for path, _, _ in image_files(file, Counter())]
 
     def batch(self, rows, width=None):
         """
@@ -272,11 +323,16 @@ def describe(dataset):
     print(f'{dataset.folder}: {meta["rows"]:,} rows of {meta["kind"]}: {counts}')
     for why, n in meta['left_out'].items():
         print(f'left out: {n:,} {why}')
+    for note in meta['notes']:
+        print(printable(f'note: {note}'))
     if dataset.is_bytes:
         lengths = dataset.lengths(np.arange(meta['rows']))
         print('tokens a row (CLS and SEP included): ' + ', '.join(
             f'{name} {int(v):,}' for name, v in zip(('min', 'median', '95 %', 'max'),
                                                     np.percentile(lengths, (0, 50, 95, 100)))))
+        if lengths.max() > 10 * np.percentile(lengths, 99):
+            print('note: the longest row is ten times as long as 99 % of them, and the model is made for it: '
+                  '--max_len cuts it')
         sample = bytes(dataset.x[dataset.offsets[first]:dataset.offsets[first + 1]])
         print('sample:', printable(sample[:100].decode('utf-8', errors='replace')))
     elif dataset.is_images:
@@ -415,6 +471,8 @@ def fit_norm(dataset, rows, kind):
     """
     if kind not in ('standard', 'quantile', 'none'):
         fail(f'norm={kind!r}: standard, quantile or none')
+    if kind == 'none' and dataset.meta['kind'] == 'floats' and np.isnan(dataset.x).any():
+        fail('norm=none knows no mean to put in for what is missing: standard or quantile')
     if dataset.is_bytes or kind == 'none':
         return {'kind': 'none'}
     if dataset.is_images:  # of each channel, over the pixels of 1,000 images
@@ -426,19 +484,23 @@ def fit_norm(dataset, rows, kind):
         return {'kind': kind, 'mean': mean.float(), 'std': torch.where(std > 1e-6, std, 1.0).float()}
     if kind == 'standard':
         n, total, square = 0, 0.0, 0.0
-        shift = dataset.x[rows[:CHUNK]].astype(np.float64).mean(0)  # about the mean: squares do not cancel
+        shift = dataset.x[rows[:CHUNK]].astype(np.float64)  # about the mean: squares do not cancel
+        shift = np.nansum(shift, 0) / np.maximum((~np.isnan(shift)).sum(0), 1)
         for at in range(0, len(rows), CHUNK):
-            x = dataset.x[rows[at:at + CHUNK]].astype(np.float64) - shift
-            n, total, square = n + len(x), total + x.sum(0), square + (x ** 2).sum(0)
+            x = dataset.x[rows[at:at + CHUNK]].astype(np.float64) - shift  # NaN: missing
+            n, total = n + (~np.isnan(x)).sum(0), total + np.nansum(x, 0)
+            square = square + np.nansum(x ** 2, 0)
+        n = np.maximum(n, 1)
         std = np.sqrt(np.maximum(square / n - (total / n) ** 2, 0))
         std[std == 0] = 1  # a constant input stays constant
         return {'kind': kind, 'mean': torch.from_numpy((shift + total / n).astype(np.float32)),
                 'std': torch.from_numpy(std.astype(np.float32))}
     rng = np.random.default_rng(0)
     x = dataset.x[np.sort(rng.permutation(rows)[:200_000])].astype(np.float64)  # (k, n, d_raw)
-    x += rng.normal(size=x.shape) * 1e-3 / np.maximum(x.std(0), 1e-3)
+    x += rng.normal(size=x.shape) * 1e-3 / np.maximum(np.nanstd(x, 0), 1e-3)
     n_quantiles = max(min(len(rows) // 30, 1000), 10)
-    quantiles = np.quantile(x, np.linspace(0, 1, n_quantiles), axis=0)  # (n_quantiles, n, d_raw)
+    quantile = np.nanquantile if np.isnan(x).any() else np.quantile  # the first is slow
+    quantiles = quantile(x, np.linspace(0, 1, n_quantiles), axis=0)  # (n_quantiles, n, d_raw)
     return {'kind': kind, 'quantiles': torch.from_numpy(quantiles)}
 
 
@@ -447,7 +509,7 @@ def normalise(x, norm):
     if norm['kind'] == 'none':
         return x
     if norm['kind'] == 'standard':
-        return (x - norm['mean'].numpy()) / norm['std'].numpy()
+        return np.nan_to_num((x - norm['mean'].numpy()) / norm['std'].numpy(), copy=False)  # missing: the mean
     q = norm['quantiles'].numpy()  # (n_quantiles, n, d_raw) float64
     levels, rank = np.linspace(0, 1, len(q)), np.empty(x.shape, np.float64)
     for i, j in np.ndindex(x.shape[1:]):
@@ -456,7 +518,8 @@ def normalise(x, norm):
         rank[:, i, j] = (np.interp(v, q_ij, levels) - np.interp(-v, -q_ij[::-1], -levels[::-1])) / 2
         rank[v - 1e-7 < q_ij[0], i, j], rank[v + 1e-7 > q_ij[-1], i, j] = 0, 1
     gauss = torch.special.ndtri(torch.from_numpy(rank))
-    return gauss.clamp(-5.199337582605575, 5.19933758270342).float().numpy()  # scikit-learn's ends
+    gauss = gauss.clamp(-5.199337582605575, 5.19933758270342).float()  # scikit-learn's ends
+    return gauss.nan_to_num(0.0).numpy()  # missing: the median
 
 
 # -----------------------------------------------------------------------------
@@ -492,6 +555,20 @@ def f1(y, p):
     return 2 * hit / max(int((chosen(p) == 1).sum() + (y == 1).sum()), 1)
 
 
+def log_loss(y, p):
+    """-log of the probability of the true class, the mean."""
+    p = np.stack([np.zeros(len(p)), p], 1) if p.ndim == 1 else p
+    p = p - p.max(1, keepdims=True)
+    return float((np.log(np.exp(p).sum(1)) - p[np.arange(len(y)), y.astype(np.int64)]).mean())
+
+
+def macro_f1(y, p):
+    """The mean of each class's F1."""
+    c = chosen(p)
+    return float(np.mean([2 * ((c == k) & (y == k)).sum() / ((c == k).sum() + (y == k).sum())
+                          for k in np.union1d(y, c)]))
+
+
 def correlation(a, b):
     """Pearson's; 0 where all of one are the same."""
     a, b = a - np.mean(a), b - np.mean(b)
@@ -506,6 +583,17 @@ def matthews(y, p):
 
 def rmse(y, p):
     return float(np.sqrt(((p.astype(np.float64) - y) ** 2).mean()))
+
+
+def mae(y, p):
+    """Mean absolute error."""
+    return float(np.abs(p - y).mean())
+
+
+def r2(y, p):
+    """The share of the variance that is explained: 1 - squared error / variance; 0 where y is constant."""
+    variance = ((y - y.mean()) ** 2).sum()
+    return float(1 - ((p - y) ** 2).sum() / variance) if variance else 0.0
 
 
 def spearman(y, p):
@@ -525,10 +613,14 @@ def class_numbers(labels, classes):
 
 METRICS = {  # name: (function, targets that it fits, 1 = more is better and -1 = less is)
     'accuracy': (accuracy, ('binary', 'multiclass'), 1),
+    'log_loss': (log_loss, ('binary', 'multiclass'), -1),
     'roc_auc': (roc_auc, ('binary',), 1),
     'f1': (f1, ('binary',), 1),
+    'macro_f1': (macro_f1, ('multiclass',), 1),
     'matthews': (matthews, ('binary',), 1),
     'rmse': (rmse, ('regression',), -1),
+    'mae': (mae, ('regression',), -1),
+    'r2': (r2, ('regression',), 1),
     'spearman': (spearman, ('regression',), 1),
 }
 
@@ -541,8 +633,43 @@ def score(outcome, labels, p):
     """
     metric, p = METRICS[outcome['metric']][0], p.astype(np.float64)
     if outcome['target'] == 'regression':
-        return metric(np.array(labels), p[:, 0] * outcome['std'] + outcome['mean'])
+        return metric(np.array(labels), answers(outcome, p))
     return metric(class_numbers(labels, outcome['classes']), p[:, 0] if outcome['target'] == 'binary' else p)
+
+
+def scores(outcome, labels, p):
+    """{metric: value} of all that fit the target, the one that selects first; a metric that needs both classes
+    is left out where they are not there."""
+    values = {outcome['metric']: score(outcome, labels, p)}
+    for name, (_, targets, _) in METRICS.items():
+        if outcome['target'] in targets and (name != 'roc_auc' or len({*labels}) == 2):
+            values[name] = score({**outcome, 'metric': name}, labels, p)
+    return values
+
+
+def answers(outcome, p):
+    """Predictions p (N, n_out) as people read them: (N,) in the labels' units, or (N, C) probabilities."""
+    p = p.astype(np.float64)
+    if outcome['target'] == 'regression':
+        return p[:, 0] * outcome['std'] + outcome['mean']
+    p = np.concatenate([np.zeros_like(p), p], 1) if outcome['target'] == 'binary' else p
+    p = np.exp(p - p.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
+
+
+def no_answer(outcome, y, n):
+    """What a model says of n rows that knows the labels y alone: their mean, or how often each class is."""
+    if outcome['target'] == 'regression':
+        return np.zeros((n, 1))  # standardised
+    p = np.log(np.bincount(y, minlength=len(outcome['classes'])))
+    return np.tile(p[1:] - p[0] if outcome['target'] == 'binary' else p, (n, 1))
+
+
+def all_alike(outcome, p):
+    """Does a model answer the same for every row: one class, or numbers within 1 % of the labels' spread?"""
+    if outcome['target'] == 'regression':
+        return len(p) > 1 and bool(np.ptp(p) < 0.01)
+    return len(p) > 1 and len({*chosen(p[:, 0] if outcome['target'] == 'binary' else p)}) == 1
 
 
 def merit(outcome, value):
@@ -565,6 +692,9 @@ def settle_outcome(dataset, target, metric, splits=SPLITS):
         if not len(r):
             fail(f'{dataset.name} has no labelled {split} rows: see label_column and the split knobs')
     values, note = np.unique(dataset.y[rows['train']]), ''
+    if len(values) == 1:
+        fail(f'all {len(rows["train"]):,} training labels of {dataset.name} are '
+             f'{dataset.label_values(values)[0]!r}: there is nothing to learn, see label_column')
     if not (target or dataset.meta['target']):
         whole = dataset.meta['classes'] or (values == values.round()).all() and len(values) <= 20
         target = 'binary' if len(values) == 2 else 'multiclass' if whole else 'regression'
@@ -589,7 +719,7 @@ def settle_outcome(dataset, target, metric, splits=SPLITS):
     if odd is not None:
         fail(f'target={target}, but the label {odd:g} is no class: say --target=regression')
     for split in splits:  # fails on a class that no training row has
-        class_numbers(dataset.label_values(np.unique(dataset.y[rows[split]])), classes)
+        class_numbers(dataset.labels(rows[split][~np.isin(dataset.y[rows[split]], values)]), classes)
     return dict(target=target, metric=metric, classes=classes), rows, note
 
 

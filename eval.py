@@ -4,6 +4,8 @@ Stage 3: what a checkpoint is worth, by scores, probes and embeddings; and what 
     python eval.py --ckpt=out/collider/guided                           masked loss on the test rows
     python eval.py --ckpt=out/finetune_collider/scratch-lr0.001-seed0.pt --split=val        a score
     python eval.py --ckpt=... --dataset=new.csv --label_column=y --split=all        the same on another file
+    python eval.py --ckpt=... --predict=new.csv                         new.predictions.csv, labels or not
+    python eval.py --ckpt=... --show=confusion                          which classes it takes for which
     python eval.py --ckpt=out/collider/guided --embed=new.csv           new.embeddings.npy, a vector a row
     python eval.py --ckpt=out/collider/guided --probe                   test score of its frozen features
     python eval.py --ckpt=out/collider/guided --show=masks              pictures and statistics of its masks
@@ -14,6 +16,7 @@ The data are the checkpoint's own unless --dataset names others; its statistics 
 if installed, draws what --show prints.
 """
 
+import csv
 import json
 import math
 import sys
@@ -28,27 +31,34 @@ import torch
 import torch.nn.functional as F
 
 from collider import HIGGS_COLUMNS
-from configurator import configure, fail, start
-from data import SPLITS, learnable, name_of, score, scoring, settle_outcome
+from configurator import configure, fail, start, whole
+from data import (SPLITS, all_alike, answers, class_numbers, learnable, name_of, score, scores, scoring,
+                  settle_outcome)
 from masking import BLIND, FIRST_BYTE, SPACES, Masking, sample_queries
 from model import build, load, load_weights, take, where_true
-from runtime import check_masking, check_numbers, masked_loss, open_data, outputs, say, score_rows, set_up
+from runtime import check_masking, check_numbers, masked_loss, open_data, outputs, say, set_up
 
 # -----------------------------------------------------------------------------
 ckpt = ''  # a checkpoint of pretrain.py or finetune.py, a folder with last.pt, or hf:OWNER/NAME
 split = 'test'  # rows to score: train, val, test or all
-embed: str | None = None  # a file, or a folder of images: write one vector for each of its rows
+predict: str | None = None  # a file, or a folder of images: write a fine-tuned model's answer for each row
+embed: str | None = None  # the same with the vector of each row, and FILE.embeddings.txt, the rows' names
 embed_out: str | None = None  # where to; None = FILE.embeddings.npy in the current folder
 # data; where a knob is None, the checkpoint's own data set is read as it was
 dataset: str | None = None  # a name, a file or a folder of images; None = the checkpoint's own
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # csv: a text column, or numbers 'a,b,c'; None = all but the label
-label_column: str | None = None  # csv: the label's column. npz: 'y'
+label_column: str | None = None  # csv: the label's column, -1 = the last. npz: 'y'
+drop_column: str | None = None  # csv: columns 'a,b' that are no inputs
 split_column: str | None = None  # csv: a column that says train, val or test
 val_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
 val_share: float | None = None  # without those: the share of rows drawn for validation; None = 0.02
 test_share: float | None = None  # and for the test; None = 0.1
+split_seed: int | None = None  # another number draws other rows; None = 0
+missing: str | None = None  # a number that is missing: mean, or drop its row; None = an error
+header: bool | None = None  # csv: the first line has the names; None = unless it holds only numbers
+quotes: bool | None = None  # csv: False = quotation marks mean nothing
 window: int | None = None  # text: join the lines, cut windows of so many bytes; None = a line a row
 image_size: int | None = None  # images: side in pixels that the model sees
 # mask; None = as the checkpoint was trained, or guided in place of a blind mask where masks are shown
@@ -60,7 +70,7 @@ probe = False  # score frozen features: nearest neighbours, and a linear map
 n_train: int | None = 10_000  # labelled training rows that the probes learn from; None = all
 target: str | None = None  # binary, multiclass or regression; None = the data set's own, else guessed
 metric: str | None = None  # one of METRICS in data.py; None = the data set's own, else accuracy or rmse
-show = ''  # masks, overlap or curves
+show = ''  # masks, overlap, curves or confusion
 runs = ('out/collider/random', 'out/collider/guided')  # folders with log.jsonl, for curves
 inputs_per_query = 4  # inputs that each query chooses, for overlap
 show_out: str | None = None  # folder for the pictures; None = beside the checkpoint, or the first of runs
@@ -81,13 +91,13 @@ HIGGS_GROUPS = {
 def main():
     config = configure(globals())
     check_numbers(config, ('n_train', 'inputs_per_query'))
-    for k, known in (('split', (*SPLITS, 'all')), ('show', ('masks', 'overlap', 'curves', ''))):
+    for k, known in (('split', (*SPLITS, 'all')), ('show', ('masks', 'overlap', 'curves', 'confusion', ''))):
         if config[k] not in known:
             fail(f'{k}={config[k]!r}: one of {", ".join(filter(None, known))}')
     if (target or metric) and not probe:
         fail('target and metric are for --probe; a fine-tuned checkpoint has its own')
-    if bool(embed) + probe + bool(show) > 1:
-        fail('one of embed, probe and show at a time')
+    if bool(predict) + bool(embed) + probe + bool(show) > 1:
+        fail('one of predict, embed, probe and show at a time')
     if show == 'curves':
         return show_curves(runs, Path(show_out or (*runs, '.')[0]))
     if not ckpt:
@@ -97,10 +107,14 @@ def main():
     if checkpoint['model_args'].get('n_out') and not (outcome or embed or probe):
         fail(f'{ckpt} is a fine-tuned model that does not name its labels: embed or probe it')
     given = {f.name: config[f.name] for f in fields(Masking) if config.get(f.name) is not None}
-    if outcome and (show or given):
+    if outcome and (show not in ('', 'confusion') or given):
         fail(f'{ckpt} is a fine-tuned model, which hides nothing: show and masks want a pre-trained one')
-    if embed:  # the rows of this file alone
-        config['dataset'], own['val_file'], own['test_file'] = embed, None, None
+    if (predict or show == 'confusion') and (not outcome or show and outcome['target'] == 'regression'):
+        fail(f'{ckpt} has learned no {"classes" if show else "labels"}: predict and confusion are for what '
+             'finetune.py writes')
+    file = predict or embed
+    if file:  # the rows of this file alone
+        config['dataset'], own['val_file'], own['test_file'] = file, None, None
     run = set_up(config)
     if run.world > 1:
         fail('eval.py runs as one process: start it with python, not torchrun')
@@ -109,20 +123,27 @@ def main():
     load_weights(model, checkpoint['model'])
     model.to(run.device).eval()
     vectors = partial(outputs, model.features, model, model.config.v_dim, data, batch_size=batch_size, run=run)
+    logits = partial(outputs, model, model, model.config.n_out, data, batch_size=batch_size, run=run)
 
-    labelled = ' labelled' * bool((outcome or probe) and not embed)
-    rows = data.rows('all' if embed else split)
+    labelled = ' labelled' * bool((outcome or probe) and not file)
+    rows = data.rows('all' if file else split)
     rows = rows[~np.isnan(data.y[rows])] if labelled else rows
     if not len(rows):
         fail(f'there are no{labelled} {split} rows to score')
     where = f'on {len(rows):,} {split} rows'
-    if embed:
-        for why, n in data.meta['left_out'].items():  # else the vectors would not be those of the file's rows
-            fail(f'{embed} has {n} {why}: take them out first')
-        path = Path(embed_out or f'{name_of(embed)}.embeddings.npy')
+    if file:
+        for why, n in data.meta['left_out'].items():  # else the answers would not be those of the file's rows
+            fail(f'{file} has {n} {why}: take them out first')
+        names = data.row_names(file)
+        answer = (logits if predict else vectors)(rows).numpy()
+        if predict:
+            return write_predictions(Path(f'{name_of(file)}.predictions.csv'), names, outcome, answer, run)
+        path = Path(embed_out or f'{name_of(file)}.embeddings.npy')
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, vectors(rows).numpy())
-        say(run, f'{path}: {len(rows):,} vectors of {model.config.v_dim} float32, in the order of the rows')
+        np.save(path, answer)
+        path.with_suffix('.txt').write_text(''.join(f'{name}\n' for name in names))
+        say(run, f'{path}: {len(rows):,} vectors of {model.config.v_dim} float32; {path.with_suffix(".txt")}: '
+                 'which row each is of')
     elif probe:
         asked = [config[k] or own.get(k) for k in ('target', 'metric')]
         outcome, known, note = settle_outcome(data, *asked, ('train', split.replace('all', 'train')))
@@ -131,8 +152,13 @@ def main():
         for name, value in probe_rows(vectors, data, outcome, learn, rows).items():
             say(run, f'{name}, {outcome["metric"]} {where}, {len(learn):,} labels: {value:.4f}')
     elif outcome:
-        value = score_rows(model, data, rows, outcome, batch_size, run)
-        say(run, f'{outcome["metric"]} {where}: {value:.4f}')
+        p, labels = logits(rows).numpy(), data.labels(rows)
+        for name, value in scores(outcome, labels, p).items():
+            say(run, f'{name} {where}: {value:.4f}')
+        if all_alike(outcome, p):
+            say(run, 'warning: the model answers the same for every row')
+        if show:
+            show_confusion(outcome, labels, p)
     else:
         how = replace(Masking.of(own), **given)
         if show and mask is None and how.mask in BLIND:
@@ -144,6 +170,38 @@ def main():
             return (show_masks if show == 'masks' else show_overlap)(model, data, rows, how, out, run)
         value = masked_loss(model, data, rows, how, batch_size, run)
         say(run, f'masked loss {where}, {how.mask} masks, ratio {how.mask_ratio}: {value:.4f}')
+
+
+def write_predictions(path, names, outcome, p, run):
+    """A CSV of each row's number (the first is 1) or file name, and the number predicted, in the labels'
+    units, or the class and the probability of each."""
+    answer, classes = answers(outcome, p), outcome['classes'] and [plain(c) for c in outcome['classes']]
+    with open(path.with_name(f'{path.name}.tmp'), 'w', newline='', encoding='utf-8') as f:
+        lines = csv.writer(f)
+        lines.writerow(['row', 'prediction', *(f'p({c})' for c in classes or ())])
+        for name, v in zip(names, answer.tolist()):
+            lines.writerow([name, f'{v:.6g}'] if classes is None else
+                           [name, classes[int(np.argmax(v))], *(f'{q:.6f}' for q in v)])
+    Path(f.name).replace(path)
+    say(run, f'{path}: {len(names):,} predictions')
+    if all_alike(outcome, p):
+        say(run, 'warning: the model answers the same for every row')
+
+
+def plain(label):
+    """A label as a file has it: 3 for 3.0."""
+    return f'{label:.15g}' if isinstance(label, float) else label
+
+
+def show_confusion(outcome, labels, p):
+    """How many rows of each class (a line) are taken for which (a column)."""
+    y, names = class_numbers(labels, outcome['classes']), [plain(c) for c in outcome['classes']]
+    counts = np.zeros((len(names), len(names)), int)
+    np.add.at(counts, (y, answers(outcome, p).argmax(1)), 1)
+    width = max(len(v) for v in (*names, str(len(y)))) + 2
+    print('lines: the labels; columns: the answers')
+    for head, cells in zip(['', *names], [names, *counts.tolist()]):
+        print(f'{head:>{width}}' + ''.join(f'{cell:>{width}}' for cell in cells))
 
 
 def probe_rows(vectors, dataset, outcome, learn, rows):
@@ -308,10 +366,13 @@ def picture(path, rows, columns, width, height):
     except ImportError:
         print('no picture, as matplotlib is not installed: pip install matplotlib')
         sys.exit(0)  # all else has been said
+    if 110 * max(width, height) >= 2 ** 16:  # pixels, at most, of a picture's side
+        print('no picture, it would be too large to draw')
+        sys.exit(0)
     figure = Figure((width, height), dpi=110, layout='constrained')
     yield figure, figure.subplots(rows, columns, squeeze=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with whole(path) as f:
+        figure.savefig(f, format='png')
     print(f'wrote {path}')
 
 

@@ -6,6 +6,7 @@ alike.
     python finetune.py --dataset=my.csv --label_column=y        your own table, from scratch and from out/my/*
     python finetune.py --init_from=out/my/guided                the checkpoint knows its data set
     python finetune.py config/finetune_tape.py --init_from=hf:jxie/sma-biology-pretrained   authors' weights
+    python finetune.py --init_from=out/my/guided --freeze       the head alone learns, on the encoder as it is
     python finetune.py --n_train=100 --batch_size=32 --seeds=0,1,2,3,4          fewer labels, more seeds
     torchrun --nproc_per_node=8 finetune.py config/NAME.py      8 GPUs
 
@@ -28,11 +29,12 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from configurator import configure, defaults_of, fail, start, whole
-from data import data_knobs, fit_norm, learnable, merit, micro_batches, name_of, settle_outcome
+from data import (all_alike, check_fits, data_knobs, fit_norm, learnable, merit, micro_batches, name_of,
+                  no_answer, score, scores, settle_outcome)
 from model import build, load, load_weights, save, shape_of
 from runtime import (Skips, Stop, check_batch, check_numbers, claim, finish, log_line, lr_at, make_optimizer,
-                     make_scaler, must_match, open_data, rewrite_log, say, score_rows, seed_all, set_lr,
-                     set_up, syncing, update, wrap)
+                     make_scaler, must_match, open_data, outputs, rewrite_log, say, score_rows, seed_all,
+                     set_lr, set_up, syncing, update, warn, wrap)
 
 # -----------------------------------------------------------------------------
 # data; where a knob is None, a checkpoint's own data set is read as it was
@@ -40,12 +42,17 @@ dataset: str | None = None  # a name, a file or a folder of images; None = the c
 task: str | None = None  # which of its data sets a family's config takes, such as config/finetune_glue.py
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # csv: a text column, or numbers 'a,b,c'; None = all but the label
-label_column: str | None = None  # csv: the label's column. npz: 'y'
+label_column: str | None = None  # csv: the label's column, -1 = the last. npz: 'y'
+drop_column: str | None = None  # csv: columns 'a,b' that are no inputs
 split_column: str | None = None  # csv: a column that says train, val or test
 val_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
 val_share: float | None = None  # without those: the share of rows drawn for validation; None = 0.02
 test_share: float | None = None  # and for the test; None = 0.1
+split_seed: int | None = None  # another number draws other rows; None = 0
+missing: str | None = None  # a number that is missing: mean, or drop its row; None = an error
+header: bool | None = None  # csv: the first line has the names; None = unless it holds only numbers
+quotes: bool | None = None  # csv: False = quotation marks mean nothing
 window: int | None = None  # text: join the lines, cut windows of so many bytes; None = a line a row
 image_size: int | None = None  # images: side in pixels that the model sees; None = 192
 augment = False  # images: random crops, 3-Augment, mixup, CutMix, label smoothing; else the centre, as it is
@@ -56,6 +63,7 @@ metric: str | None = None  # one of METRICS in data.py; None = the data set's ow
 n_train: int | None = None  # labelled rows, another draw for each seed; None = all
 # what to start from
 init_from = ()  # scratch, checkpoints, hf:OWNER/NAME, folders of runs; () = scratch and out/DATASET's runs
+freeze = False  # train the head alone, on the encoder as it is
 # model, where no checkpoint says: the shape of `scratch` is that of the first checkpoint in init_from
 embed_dim = 64  # width of the embedded inputs
 seq_len: int | None = None  # most inputs; None = as many as the data has
@@ -82,7 +90,7 @@ seeds = (0, 1, 2)  # one run each: of new weights, labelled rows, batches and dr
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
 compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
-out_dir: str | None = None  # checkpoints and results; None = out/finetune_DATASET
+out_dir: str | None = None  # checkpoints and results; None = out/finetune_DATASET, with _frozen
 resume = False  # keep the runs that OUT_DIR already holds whole
 eval_interval: int | None = None  # steps between validations; None = an epoch
 # -----------------------------------------------------------------------------
@@ -97,6 +105,8 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
     if begin:
         load_weights(raw, begin['model'], new=('head.', 'head_query'), dropped=('decoder.',))
     raw.to(run.device)
+    for part, p in raw.named_parameters():
+        p.requires_grad_(not freeze or part.startswith('head'))
     optimizer = make_optimizer(raw, lr, weight_decay, run.device)
     scaler, skips = make_scaler(run), Skips(run)
     model = wrap(raw, run)
@@ -147,8 +157,8 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
     if 'model' not in best:
         fail(f'{name}, lr {lr:g}, seed {seed}: no validation score is a number: lower lr, or look at the data')
     return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=data.norm,
-                columns=data.columns, outcome=outcome, lr=lr, seed=seed, step=best['step'],
-                val_score=best['val_score'], n_train=len(train_rows))
+                columns=data.columns, categories=data.meta['categories'], outcome=outcome, lr=lr, seed=seed,
+                step=best['step'], val_score=best['val_score'], n_train=len(train_rows))
 
 
 def loss_of(output, y, target):
@@ -186,8 +196,10 @@ def main():
     data, config['seq_len'] = open_data(config, run, first)
     config.update(data_knobs(config, first), max_len=data.max_len)
     for begin in filter(None, starts.values()):
+        if begin is not first:
+            warn(check_fits(data, begin), run)
         begin['norm'] = begin['norm'] or data.norm  # the authors' weights do not say
-    config['out_dir'] = out_dir or f'out/finetune_{name_of(config["dataset"])}'
+    config['out_dir'] = out_dir or f'out/finetune_{name_of(config["dataset"])}{"_frozen" * freeze}'
     outcome, rows, note = settle_outcome(data, target, metric)
     if note:
         say(run, note)
@@ -200,7 +212,7 @@ def main():
     labels = n_train or len(rows['train'])
     if labels > len(rows['train']):
         fail(f'n_train={labels}, but there are {len(rows["train"])} labelled training rows')
-    check_batch(labels, config, run)
+    check_batch(labels, config, run, len(rows['val']))
     counts = ', '.join(f'{len(r):,} {split}' for split, r in rows.items())
     say(run, f'{outcome["target"]}, {outcome["metric"]}; labelled rows: {counts}; '
              f'{len(starts) * len(lr) * len(seeds)} runs')
@@ -213,8 +225,13 @@ def main():
             fail(f'{name} and another start would both be saved as {file}: rename the folder of one')
     title = (f'| pre-training | {measure}, test | {measure}, validation | labels | lr | seeds |\n'
              '|---|---|---|---|---|---|')
+    test_labels, (y, known) = data.labels(rows['test']), learnable(data, rows['train'], outcome)
+    always = [score(known, data.labels(rows[s]), no_answer(known, y, len(rows[s]))) for s in ('test', 'val')]
+    table.append('| always {} | {:.4f} | {:.4f} | {:,} | | |'.format(
+        'the mean' if outcome['target'] == 'regression' else 'the most frequent class', *always, len(y)))
     for name, begin in starts.items():
         label = f'{begin["config"]["mask"]} masks ({name})' if begin else 'none (scratch)'
+        label += ', frozen' * freeze
         data.norm = begin['norm'] if begin else fresh_norm
         digest, tried = digest_of(begin, data), {}
         for rate, seed in itertools.product(lr, seeds):
@@ -235,6 +252,7 @@ def main():
                 checkpoint = train(name, begin, rate, seed, rows, data, outcome, shape, config, run, stop)
                 if checkpoint is None:
                     say(run, f'stopped in the run of {label}, lr {rate:g}, seed {seed}; --resume keeps others')
+                    say(run, '\n'.join([title, *table]))
                     sys.exit(128 + (stop.signal or 15))
                 if run.rank == 0:
                     save(path, {**checkpoint, 'start': digest})
@@ -242,19 +260,25 @@ def main():
                      f'{checkpoint["val_score"]:.4f} at step {checkpoint["step"]}')
             tried.setdefault(rate, []).append(checkpoint)
         rate = max(tried, key=lambda r: merit(outcome, np.mean([c['val_score'] for c in tried[r]])))
-        test = []
+        every, alike = [], 0
         for checkpoint in tried[rate]:  # the only place where test rows are scored
             model = build(checkpoint['model_args'])
             load_weights(model, checkpoint['model'])
             model.to(run.device)
-            test.append(score_rows(model, data, rows['test'], checkpoint['outcome'], batch_size, run))
+            p = outputs(model, model, model.config.n_out, data, rows['test'], batch_size, run).numpy()
+            every.append(scores(checkpoint['outcome'], test_labels, p))
+            alike += all_alike(outcome, p)
+        test = [values[measure] for values in every]
+        means = {k: float(np.mean([values[k] for values in every])) for k in every[0]}
+        say(run, f'{label}, test: ' + ', '.join(f'{k} {v:.4f}' for k, v in means.items()))
         val = [c['val_score'] for c in tried[rate]]
         std = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in (test, val)]
         table.append(f'| {label} | {np.mean(test):.4f} ± {std[0]:.4f} | {np.mean(val):.4f} ± {std[1]:.4f} '
-                     f'| {tried[rate][0]["n_train"]:,} | {rate:g} | {len(test)} |')
+                     f'| {tried[rate][0]["n_train"]:,} | {rate:g} | {len(test)}'
+                     + f', {alike} of them answer all rows alike' * (alike > 0) + ' |')
         results.append(json.dumps(dict(
             init_from=name, mask=begin['config']['mask'] if begin else None, metric=measure, test=test,
-            val=val, lr=rate, n_train=tried[rate][0]['n_train'], seeds=seeds)))
+            val=val, means=means, lr=rate, n_train=tried[rate][0]['n_train'], seeds=seeds)))
         for file, lines in (('results.md', [title, *table]), ('results.jsonl', results)):
             if run.rank == 0:  # now, so that a run which is stopped leaves the rows it has
                 with whole(out / file, 'w') as f:

@@ -1,7 +1,8 @@
 """
 Stage 0: a data set's name, or a file of yours -> a folder of flat files, which the other stages read.
 
-    python prepare.py                           the data sets known by name: licences, addresses, sizes
+    python prepare.py                           the data sets known by name, and what lies prepared
+    python prepare.py clean                     remove what lies prepared of files that are gone or changed
     python prepare.py collider                  fetch and prepare one, print counts and a sample
     python prepare.py molecules.csv --input_column=smiles --label_column=solubility      a file of yours
     python prepare.py train.csv --label_column=y --val_file=val.csv --test_file=test.csv
@@ -10,9 +11,9 @@ Stage 0: a data set's name, or a file of yours -> a folder of flat files, which 
 The other stages call prepare() themselves. data.py says what is in the folder; its meta.json also has what a
 data set known by name is scored by: target, metric. Downloads go to DATA_DIR/downloads.
 
-Files read: .txt .smi (a line each), .fasta .fa, .csv .tsv .arff .json (a list of objects), all also .gz, .bz2
-or .xz; .npz (arrays X and y), .npy (its labels in a second file: --dataset=X.npy,y.npy); .parquet (needs
-pyarrow); a folder of images (needs Pillow).
+Files read: .txt .smi (a line each), .fasta .fa, .csv .tsv .arff .json (a list of objects), .jsonl, all also
+.gz, .bz2 or .xz; .npz (arrays X and y), .npy (its labels in a second file: --dataset=X.npy,y.npy); .parquet
+(needs pyarrow); a folder of images (needs Pillow).
 """
 
 import bz2
@@ -52,18 +53,27 @@ from data import CHUNK, DRAW, DRAW_VAL, describe, open_dataset, stored_side
 dataset = ''  # a name that `python prepare.py` lists, or a file, or a folder of images
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # csv: a text column, or numbers 'a,b,c'; None = all but the label. npz: 'X'
-label_column: str | None = None  # csv: the label's column. npz: 'y'
+label_column: str | None = None  # csv: the label's column, -1 = the last. npz: 'y'
+drop_column: str | None = None  # csv: columns 'a,b' that are no inputs
 split_column: str | None = None  # csv: a column that says train, val or test
 val_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
 val_share = 0.02  # without those: the share of rows drawn for validation
 test_share = 0.1  # and for the test
+split_seed = 0  # another number draws other rows
+missing: str | None = None  # a number that is missing: mean, or drop its row; None = an error
+header: bool | None = None  # csv: the first line has the names; None = unless it holds only numbers
+quotes: bool | None = None  # csv: False = quotation marks mean nothing
 window: int | None = None  # text: join the lines, cut windows of so many bytes; None = a line a sequence
 image_size = 192  # images: side in pixels that the model sees
 
 TRAIN, VAL, TEST = range(3)  # codes in split.bin, like data.py's DRAW (by the shares, all three) and DRAW_VAL
-SPLIT_WORDS = dict(train=TRAIN, training=TRAIN, val=VAL, valid=VAL, validation=VAL, dev=VAL, test=TEST)
-TABLES = ('.csv', '.tsv', '.arff', '.json', '.parquet')
+SPLIT_WORDS = dict(train=TRAIN, training=TRAIN, val=VAL, valid=VAL, validation=VAL, dev=VAL, test=TEST,
+                   testing=TEST)
+TABLES = ('.csv', '.tsv', '.arff', '.json', '.jsonl', '.parquet')
+TABLE_KNOBS = ('input_column', 'label_column', 'drop_column', 'split_column', 'missing', 'header', 'quotes',
+               'categories')  # the last has no line above: a checkpoint knows it
+NOTHING = ('', 'na', 'n/a', '#n/a', 'nan', 'null', '?')  # how a table spells that a number is missing
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'PPM')  # that Pillow may decode, whatever a file is called
 IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm')
 FORMAT = 4  # part of a prepared folder's name: raise it when the layout or a reader changes
@@ -80,21 +90,23 @@ def prepare(config):
     """
     The folder of a prepared data set, made if it is not there yet.
 
-    config: a dict with the knobs above; input_column may also be a list of names, of number columns. The
-    folder's name holds a hash of the source (path, size, time; or the row of DATASETS) and of every knob that
-    matters: a changed file is read again, and another column is another data set. It is built under a name of
-    this process's own and renamed when whole, so a half-prepared one is never taken for a data set.
+    config: a dict with the knobs above; input_column may also be a list of names, of number columns, and
+    `categories` say how texts in them are numbered. The folder's name holds a hash of the source (path, size,
+    time; or the row of DATASETS) and of every knob that matters: a changed file is read again, and another
+    column is another data set. It is built under a name of this process's own and renamed when whole, so a
+    half-prepared one is never taken for a data set.
     """
     name, row = config['dataset'], DATASETS.get(config['dataset'])
     first = TRAIN if config['val_file'] else DRAW_VAL if config['test_file'] else DRAW
     parts = [(first, name), (VAL, config['val_file']), (TEST, config['test_file'])]
     parts = [(split, file) for split, file in parts if file]
-    columns = {k: config[k] for k in ('input_column', 'label_column', 'split_column', 'window')
-               if config[k] is not None}
+    columns = {k: config[k] for k in (*TABLE_KNOBS, 'window') if config.get(k) is not None}
     if not name:
         fail('say which data set: a name that `python prepare.py` lists, or a file')
     if row and (columns or len(parts) > 1):
-        fail(f'the data set {name} has its own inputs and splits: leave *_column, *_file and window unset')
+        fail(f'the data set {name} has its own inputs and splits: leave *_column, *_file and the like unset')
+    if config['missing'] not in (None, 'mean', 'drop'):
+        fail(f'missing={config["missing"]!r}: mean or drop')
     files = [] if row else [path for _, file in parts for path in file.split(',')]
     for path in files:
         if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
@@ -105,17 +117,9 @@ def prepare(config):
     if columns.get('window', 4) < 4 or config['image_size'] < 1:
         fail('window must be at least 4, the longest UTF-8 character, and image_size at least 1')
 
-    if row:
-        read, images = row['read'], 'imagenet' in row['files']
-        source = [row['files'], row['target'], row['metric'], read.keywords, inspect.getsource(read.func)]
-    else:
-        images, paths = any(map(os.path.isdir, files)), []
-        for path in files:
-            inside = image_files(path, Counter()) if os.path.isdir(path) else [(path,)]
-            paths += [os.path.abspath(path) for path, *_ in inside]
-        source = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
-    size = config['image_size'] if images else None
-    key = json.dumps([FORMAT, source, columns, [split for split, _ in parts], size]).encode()
+    images = 'imagenet' in row['files'] if row else any(map(os.path.isdir, files))
+    source, size = source_of(row, files), config['image_size'] if images else None
+    key = json.dumps([source, columns, [split for split, _ in parts], size]).encode()
     stem = name if row else Path(name).name.split('.')[0]
     folder = Path(config['data_dir']) / f'{stem}-{hashlib.sha256(key).hexdigest()[:10]}'
 
@@ -126,15 +130,16 @@ def prepare(config):
     if folder.exists():
         return folder
     building, left_behind = temporary(folder, '*')
-    meta = dict(source=[*map(os.path.abspath, files)] or name, target=row and row['target'],
-                metric=row and row['metric'], left_out=Counter(), columns=None, image_size=size)
+    meta = dict(source=[*map(os.path.abspath, files)] or name, made_from=source, target=row and row['target'],
+                metric=row and row['metric'], left_out=Counter(), columns=None, image_size=size, notes=[],
+                categories={})
     try:
         for old in (building, *left_behind):
             shutil.rmtree(old, ignore_errors=True)
         building.mkdir(parents=True)
         if row:
             paths = {file: download(file, *rest, config['data_dir']) for file, rest in row['files'].items()}
-            sources = read(paths, meta)
+            sources = row['read'](paths, meta)
         else:
             sources = [(split, read_file(file, meta, **columns)) for split, file in parts]
         write(building, name, sources, meta)
@@ -146,6 +151,29 @@ def prepare(config):
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+def source_of(row, files):
+    """A hash of what a folder is prepared from: the row of DATASETS, or path, size and time of each file."""
+    if row:
+        read = row['read']
+        source = [row['files'], row['target'], row['metric'], read.keywords, inspect.getsource(read.func)]
+    else:
+        inside = (image_files(path, Counter()) if os.path.isdir(path) else [(path,)] for path in files)
+        paths = [os.path.abspath(path) for path, *_ in itertools.chain.from_iterable(inside)]
+        source = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
+    return hashlib.sha256(json.dumps([FORMAT, source]).encode()).hexdigest()
+
+
+def prepared(data_dir):
+    """What lies prepared: (folder, its bytes, is its source there as it was?)."""
+    for path in sorted(Path(data_dir).glob('*/meta.json')):
+        meta, now = json.loads(path.read_text()), None
+        with suppress(OSError, KeyError):  # its file, or its row, is gone
+            named = isinstance(meta['source'], str)
+            now = source_of(DATASETS[meta['source']], []) if named else source_of(None, meta['source'])
+        size = sum(file.stat().st_size for file in path.parent.iterdir())
+        yield path.parent, size, now is not None and now == meta.get('made_from')
 
 
 def temporary(path, name):
@@ -165,9 +193,10 @@ def temporary(path, name):
 def write(folder, name, sources, meta):
     """
     Streams the chunks of the sources, [(split code, chunks)], to disk; then labels, splits and meta.json. The
-    split code is that of rows whose chunk does not say its own.
+    split code is that of rows whose chunk does not say its own. keys.bin: see Dataset.draw.
     """
     shape, lengths, firsts, codes, splits = None, [], [], [], []  # shape: () for bytes, (n, d_raw) for floats
+    moments, is_text = [], True
     code_of = {}  # distinct label -> its number, so that 11 million labels take no more room than they must
     files = {}  # file: (size, crc32), by which a later stage knows it whole
 
@@ -187,13 +216,20 @@ def write(folder, name, sources, meta):
                 fail(f'the files of {name} differ: text, pairs, or rows of {shape} and {this} numbers')
             shape = this
             if is_array:
-                put('x.bin', x.tobytes())
+                rows = [row.tobytes() for row in x]
+                if not meta['image_size']:
+                    moments.append([(~np.isnan(x)).sum(0), np.nansum(x, 0, np.float64), np.fmin.reduce(x),
+                                    np.fmax.reduce(x), np.nansum(x.astype(np.float64) ** 2, 0)])
             else:
                 if shape:
                     firsts.append(np.array([len(a) for a, _ in x], np.int64))
                     x = [a + b for a, b in x]
-                put('x.bin', b''.join(x))
+                rows, text = x, b''.join(x)
+                is_text = is_text and len(text.decode(errors='ignore').encode()) == len(text)
                 lengths.append(np.array([len(sequence) for sequence in x], np.int64))
+            put('x.bin', b''.join(rows))
+            if isinstance(meta['source'], list):  # a user's files; known data sets keep their known splits
+                put('keys.bin', b''.join(hashlib.blake2b(row, digest_size=8).digest() for row in rows))
             y = [None] * len(x) if y is None else y
             codes.append(np.array([code_of.setdefault(v, len(code_of)) for v in y], np.int32))
             splits.append(np.array([code] * len(x) if split is None else split, np.int8))
@@ -210,21 +246,46 @@ def write(folder, name, sources, meta):
         put('offsets.bin', np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths])).tobytes())
     if firsts:
         put('firsts.bin', np.concatenate(firsts).tobytes())
+    if moments and isinstance(meta['source'], list):
+        meta['notes'] += oddities(meta['columns'], *map(np.stack, zip(*moments)))
+    if not is_text:
+        meta['notes'].append('this is not UTF-8 text, and its bytes are read as they are; to change that: '
+                             '`iconv -f UTF-16 -t UTF-8`, or -f LATIN1')
     meta.update(kind='bytes' if is_bytes else 'images' if size else 'floats', rows=len(codes), classes=classes,
                 n=None if is_bytes else size ** 2 if size else shape[0], d_raw=0 if is_bytes else shape[-1],
-                left_out={why: n for why, n in meta['left_out'].items() if n}, files=files)
+                left_out={why: n for why, n in meta['left_out'].items() if n}, files=files,
+                notes=[*dict.fromkeys(meta['notes'])])  # those of several files are alike
     (folder / 'meta.json').write_text(json.dumps(meta, indent=1))
     for file in (*files, 'meta.json', ''):  # all of it is on the disk before it gets its name
         sync(folder / file)
 
 
+def oddities(columns, count, total, low, high, square):
+    """Sentences on columns that will be hard to learn from, each argument (chunks, n, d_raw)."""
+    count, total, square, low, high = *(v.sum(0) for v in (count, total, square)), low.min(0), high.max(0)
+    mean = total / np.maximum(count, 1)
+    std = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean ** 2, 0))
+    # one value among k lies at most sqrt(k - 1) deviations from the mean
+    far = np.maximum(high - mean, mean - low) > std * np.clip(0.99 * np.sqrt(count), 3, 20)
+    for which, what in (((low == high) & (count > 1), 'are constant'), (far & (low < high), 'have values 20 '
+                        'standard deviations off: look at them, or take --norm=quantile')):
+        names = [columns[i] for i in np.flatnonzero(which.any(1))]
+        if names:
+            yield f'columns that {what}: {some(names)}'
+
+
+def some(names):
+    """The first few, in one line."""
+    return ', '.join([*names][:8]) + f', and {len(names) - 8} more' * (len(names) > 8)
+
+
 def number_labels(labels):
     """Distinct labels as read (numbers, text, None) -> float64 of each, NaN for none; and the names of text
-    classes, which are numbered in sorted order, or None."""
+    classes, which are numbered in sorted order, or None. NA is none among numbers, and a class among text."""
     stated = [v for v in labels if v not in (None, '')]
     classes = sorted({str(v) for v in stated}) if None in map(number, stated) else None
     place = {c: i for i, c in enumerate(classes or ())}
-    values = [np.nan if v in (None, '') else place[str(v)] if classes else float(v) for v in labels]
+    values = [np.nan if v in (None, '') else place[str(v)] if classes else number(v) for v in labels]
     return np.array(values, np.float64), classes
 
 
@@ -354,14 +415,15 @@ def wrong(path, size, digest):
 
 def read_file(path, meta, kind=None, window=None, **options):
     """The chunks of one file or folder of images, by the ending of its name. `options` go to its reader."""
-    kind, given = kind or kind_of(path), [k for k in options if k.endswith('column')]
+    kind, given = kind or kind_of(path), [k for k in options if k in TABLE_KNOBS]
     if window is not None and {'label_column', 'split_column'} & {*given}:
         fail('window joins lines, so their labels and splits are lost: leave label_column, split_column unset')
     if os.path.isdir(path) and not given:
         chunks = read_images(path, meta)
     elif kind in TABLES:
         chunks = read_table(path, kind, meta, **options)
-    elif kind == '.npz' and 'split_column' not in given or kind == '.npy' and not given:
+    elif kind == '.npz' and {*given} <= {'input_column', 'label_column', 'missing'} \
+            or kind == '.npy' and {*given} <= {'missing'}:
         chunks = read_arrays(path, meta, **options)
     elif given:
         fail(f'{given[0]}={options[given[0]]!r}: {path} has no such columns, leave it unset')
@@ -369,8 +431,8 @@ def read_file(path, meta, kind=None, window=None, **options):
         sequences = fasta(path, meta, **options) if kind.startswith('.fa') else lines(path, kind, meta)
         chunks = ((chunk, None, None) for chunk in in_chunks(sequences))
     else:
-        fail(f'{path}: unknown ending {kind!r}; known: .txt .smi .fasta .fa .csv .tsv .arff .json (also .gz '
-             '.bz2 .xz), .parquet .npy .npz, and folders of images')
+        fail(f'{path}: unknown ending {kind!r}; known: .txt .smi .fasta .fa .csv .tsv .arff .json .jsonl ('
+             'also .gz .bz2 .xz), .parquet .npy .npz, and folders of images')
     if window is None:
         return chunks
     return ((chunk, None, None) for chunk in in_chunks(windows((x for x, _, _ in chunks), window)))
@@ -403,7 +465,7 @@ def open_stream(path):
     except KeyError:
         fail(f'{path} has no file {member} in it')
     except UnicodeDecodeError:
-        fail(f'{path} is not UTF-8 text')
+        fail(f'{path} is not UTF-8 text: `iconv -f UTF-16 -t UTF-8` (or -f LATIN1) makes it so')
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error) as e:
         fail(f'{path} is damaged or cut short ({e}): fetch it again')
     except OSError as error:
@@ -524,9 +586,9 @@ def json_errors(path, count):
         fail(f'{path}: cannot read what comes after item {count} ({error})')
 
 
-def json_rows(path):
-    """One JSON list of objects, which need not fit in memory. The first one's keys are the columns; a value
-    that is a list of one is that one (TAPE)."""
+def json_rows(path, end=']'):
+    """One JSON list of objects, which need not fit in memory; .jsonl, end='': objects alone. The first one's
+    keys are the columns; a value that is a list of one is that one (TAPE)."""
     decoder, between, keys, count, text, at = json.JSONDecoder(), re.compile(r'[\[,\s]*'), None, 0, '', 0
     with open_stream(path) as f:
         # in ever larger blocks while an object does not end, else a large one were read over and over
@@ -547,17 +609,20 @@ def json_rows(path):
                         yield 0, keys
                     cells = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in map(item.get, keys)]
                     yield count, ['' if v is None or isinstance(v, (list, dict)) else str(v) for v in cells]
-    if keys is None or text[at:].strip() != ']':
-        fail(f'{path} is no JSON list of objects, or it is cut short')
+    if keys is None or text[at:].strip() != end:
+        fail(f'{path} is no JSON list of objects (those of a .jsonl have no brackets), or it is cut short')
 
 
-def csv_rows(path, kind, meta, header=None, quotes=True, delimiter=','):
+def csv_rows(path, kind, meta, header=None, quotes=True, delimiter=None):
     """
-    .csv .tsv .arff (a CSV under a list of attributes, where ? is an empty cell). A .csv whose first line holds
-    only numbers has no header: its columns are c0, c1, ...; header: the names, for a file without. With
-    quotes=False quotation marks mean nothing (GLUE), and lines of another number of cells are left out.
+    .csv .tsv .arff (a CSV under a list of attributes, where ? is an empty cell). The delimiter of a .csv, if
+    not given, is the sign of , ; and tab that its first line has most of; numbers between ; may have a decimal
+    comma. A first line that holds only numbers is no header, unless they count 0, 1, 2, .. (pandas): without
+    one the columns are c0, c1, ... header: True, False, or the names, for a file without. With quotes=False
+    quotation marks mean nothing (GLUE), and lines of another number of cells are left out.
     """
-    text, names, above, reader = open_lines(path, 'utf-8-sig'), header or [], 0, None
+    text, above, reader = open_lines(path, 'utf-8-sig'), 0, None
+    names = [*header] if isinstance(header, list) else []
     csv.field_size_limit(LONGEST)
     try:
         if kind == '.arff':
@@ -567,18 +632,31 @@ def csv_rows(path, kind, meta, header=None, quotes=True, delimiter=','):
                     names.append(attribute[1].strip('\'"'))
                 if line.lower().startswith('@data'):
                     break
-        rows = reader = csv.reader(text, delimiter='\t' if kind == '.tsv' else delimiter, strict=True,
+        top, comma = next(text, ''), False
+        if kind == '.csv' and delimiter is None:
+            delimiter = max(',;\t', key=top.count)
+            comma = delimiter == ';'
+            if delimiter != ',':
+                meta['notes'].append(f'cells are parted by {delimiter!r}' + ', 1,5 is read as 1.5' * comma)
+        rows = reader = csv.reader(itertools.chain([top], text), strict=True,
+                                   delimiter='\t' if kind == '.tsv' else delimiter or ',',
                                    quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
-        first = next(rows, None)
-        if first is None:
+        if not top:
             fail(f'{path} is empty')
-        if names or None not in map(number, first):
+        first = next(rows)
+        if not names and header is None and None not in map(number, first):
+            header = first == [str(i) for i in range(len(first))]
+            taken = 'names' if header else 'a row'
+            meta['notes'].append(f'the first line holds only numbers, and is read as {taken}: '
+                                 f'--header={not header} says otherwise')
+        if names or header is False:
             names, rows = names or [f'c{i}' for i in range(len(first))], itertools.chain([first], rows)
         else:
             names = [cell.strip() for cell in first]
         yield 0, names
         for row in rows:
             line = above + reader.line_num
+            row = [re.sub(r'^\s*([+-]?\d+),(\d+)\s*$', r'\1.\2', cell) for cell in row] if comma else row
             if len(row) == len(names):
                 yield line, ['' if cell == '?' else cell for cell in row] if kind == '.arff' else row
             elif row and not quotes:
@@ -586,20 +664,45 @@ def csv_rows(path, kind, meta, header=None, quotes=True, delimiter=','):
             elif row:
                 fail(f'{path}, line {line}: {len(row)} cells where the header has {len(names)}')
     except csv.Error as error:
-        fail(f'{path}, line {above + reader.line_num}: {error}')
+        fail(f'{path}, line {above + reader.line_num}: {error}; --quotes=False: quotes mean nothing')
 
 
 def number(cell):
-    """The number that a cell spells: NaN if it is empty, None if it is text."""
+    """The number that a cell spells: NaN if it says that there is none, None if it is text."""
     try:
-        return float('nan' if cell == '' else cell)
+        return float(cell)
     except ValueError:
-        return None
+        return math.nan if cell.strip().lower() in NOTHING else None
 
 
-def read_table(path, kind, meta, input_column=None, label_column=None, split_column=None, **options):
-    """One text column makes byte sequences, two make pairs; number columns or a list of names floats."""
-    rows = parquet_rows(path) if kind == '.parquet' else json_rows(path) if kind == '.json' else \
+def category(cell, known, unseen):
+    """The number of a text among those of its column. A new one gets the next, or, where a model has learned
+    the others (then `unseen` is a Counter), is counted, and missing."""
+    cell = cell.strip()
+    new = cell.lower() not in NOTHING and cell not in known
+    if new and unseen is not None:
+        unseen[cell] += 1
+    return known.setdefault(cell, len(known)) if new and unseen is None else known.get(cell, math.nan)
+
+
+def whole_rows(x, missing, left_out, complain):
+    """
+    Which rows (k,) of x (k, n, d_raw) stay. What is missing is NaN, an error unless `missing` says otherwise;
+    with 'mean' it stays so, and data.normalise puts in the mean that the model knows.
+    """
+    for row, column, _ in np.argwhere(np.isinf(x) if missing else ~np.isfinite(x))[:1]:
+        complain(row, column)
+    keep = ~np.isnan(x).any((1, 2)) | (missing == 'mean')
+    left_out['rows with a missing number'] += len(x) - int(keep.sum())
+    return keep
+
+
+def read_table(path, kind, meta, input_column=None, label_column=None, drop_column=None, split_column=None,
+               missing=None, categories=None, **options):
+    """One text column makes byte sequences, two make pairs; number columns or a list of names floats, and text
+    among those is numbered in the order of its first use: a row that is added at the end changes no number."""
+    rows = parquet_rows(path) if kind == '.parquet' else \
+        json_rows(path, ']' if kind == '.json' else '') if kind.startswith('.json') else \
         csv_rows(path, kind, meta, **options)
     header = next(rows)[1]
 
@@ -608,12 +711,15 @@ def read_table(path, kind, meta, input_column=None, label_column=None, split_col
         fail(f'{path} has two columns of the name {twice!r}: rename one')
 
     def place(name, knob):
-        if name is not None and name not in header:
-            fail(f'{path} has no column {name!r} ({knob}); the nearest is {nearest(name, header)!r}')
-        return None if name is None else header.index(name)
+        if name is None or name in header:
+            return None if name is None else header.index(name)
+        if re.fullmatch(r'-\d+', name) and int(name[1:]) <= len(header):  # counted from the end
+            return len(header) + int(name)
+        fail(f'{path} has no column {name!r} ({knob}); the nearest is {nearest(name, header)!r}')
     label, split = place(label_column, 'label_column'), place(split_column, 'split_column')
+    dropped = [place(name.strip(), 'drop_column') for name in drop_column.split(',')] if drop_column else []
     if input_column is None:
-        names = [name for i, name in enumerate(header) if i not in (label, split)]
+        names = [name for i, name in enumerate(header) if i not in (label, split, *dropped)]
     elif isinstance(input_column, str):
         names = [name.strip() for name in input_column.split(',')]
         names = [input_column] if input_column in header else names
@@ -621,7 +727,11 @@ def read_table(path, kind, meta, input_column=None, label_column=None, split_col
         names = list(input_column)
     if not names:
         fail(f'{path} has no inputs beside {", ".join(header) or "nothing"}: name them with --input_column')
+    if sorted(names) == sorted(meta['columns'] or ()):
+        names = meta['columns']  # by name, in the order of the file before it
     inputs = [place(name, 'input_column') for name in names]
+    for i in {label, split} & {*inputs}:
+        fail(f'{path}: {header[i]!r} is the label or the split, and an input too: take it out of input_column')
     if meta['columns'] not in (None, names):
         fail(f'{path}: its inputs are {", ".join(names)}; of the file before it {", ".join(meta["columns"])}')
     meta['columns'] = names
@@ -629,13 +739,23 @@ def read_table(path, kind, meta, input_column=None, label_column=None, split_col
     first_rows = next(chunks, None)
     if not first_rows:
         fail(f'{path} has a header and no rows')
-    # one named column is text if any of its first cells is: the very first may be empty, or a word like 1984
-    looked_at = first_rows if len(inputs) == 1 and input_column else first_rows[:1]
-    texts = [name for _, row in looked_at for name, i in zip(names, inputs) if number(row[i]) is None]
-    numbers = not texts or not isinstance(input_column, (str, type(None)))
-    if not numbers and len(inputs) > (2 if input_column else 1):
-        fail(f'{path}: column {texts[0]!r} holds text: name the input with --input_column=NAME (one text '
-             'column, two a,b for a pair, or number columns a,b,c), and the label with --label_column')
+    # a column is text if most of its first cells are: one may be empty, or a word like 1984, or a mistake
+    cells = {name: [row[i] for _, row in first_rows if row[i].strip().lower() not in NOTHING]
+             for name, i in zip(names, inputs)}
+    texts = [name for name, column in cells.items() if 2 * [*map(number, column)].count(None) > len(column)]
+    named = isinstance(input_column, (str, type(None)))  # by the user, not by a checkpoint
+    numbers = not (texts and named) or len(inputs) > (2 if input_column else 1)
+    known = meta['categories'] if numbers else {}  # {column: {text: its number}}
+    known.update(categories or {})
+    for name in texts if numbers and named and not categories else ():
+        if len({*cells[name]}) > max(10, len(cells[name]) / 4):
+            fail(f'{path}: column {name!r} holds text: name the input with --input_column=NAME (one text '
+                 'column, two a,b for a pair, or number columns a,b,c), the label with --label_column, or '
+                 'leave it out with --drop_column')
+        known.setdefault(name, {})
+    unseen = Counter() if categories else None
+    readers = [partial(category, known=known[name], unseen=unseen) if name in known else number
+               for name in names]
 
     def filled(chunk, places, why):
         full = [(line, row) for line, row in chunk if all(row[i].strip() for i in places)]
@@ -649,47 +769,58 @@ def read_table(path, kind, meta, input_column=None, label_column=None, split_col
             line, row = chunk[splits.index(None)]
             fail(f'{path}, line {line}: {split_column!r} is {row[split]!r}: a split is train, val or test')
         if numbers:
-            with np.errstate(over='ignore'):  # the infinity that it makes is named below
-                x = np.array([[number(row[i]) for i in inputs] for _, row in chunk], np.float32)  # None to NaN
-            for k, j in np.argwhere(~np.isfinite(x))[:1]:
+            def complain(k, j):
                 line, row = chunk[k]
-                fail(f'{path}, line {line}, column {names[j]!r}: {row[inputs[j]]!r} is not a finite number; '
-                     'fill it in or drop the row')
-            x = x.reshape(-1, len(inputs), 1)  # (k, n, d_raw)
+                fail(f'{path}, line {line}, column {names[j]!r}: {row[inputs[j]]!r} is not a finite number' + (
+                    f', nor one of the texts {some(known[names[j]])}' if names[j] in known else '') +
+                    '; correct it, or, where one is missing, say --missing=mean or drop')
+            x = [[read(row[i]) for i, read in zip(inputs, readers)] for _, row in chunk]
+            for k, values in enumerate(x):
+                if None in values:  # a text, which is a mistake, and not missing
+                    complain(k, values.index(None))
+            with np.errstate(over='ignore'):  # the infinity that it makes is named below
+                x = np.array(x, np.float32).reshape(-1, len(inputs), 1)  # (k, n, d_raw)
+            keep = whole_rows(x, missing, meta['left_out'], complain)
+            x, chunk = x[keep], [pair for pair, kept in zip(chunk, keep) if kept]
+            splits = splits and [v for v, kept in zip(splits, keep) if kept]
         else:
             x = [tuple(row[i].strip().encode() for i in inputs) for _, row in chunk]
             x = x if len(inputs) == 2 else [cell for cell, in x]
         yield x, None if label is None else [row[label].strip() for _, row in chunk], splits
+    meta['notes'] += [f'{n:,} cells say {cell!r}, which is not known' for cell, n in (unseen or {}).items()]
+    meta['notes'] += [f'column {name!r} holds text, whose {len(texts)} kinds are numbered: '
+                      f'{some(texts)}' for name, texts in known.items() if not categories]
 
 
 # -----------------------------------------------------------------------------
 # arrays and images
 
-def read_arrays(path, meta, input_column=None, label_column=None):
+def read_arrays(path, meta, input_column=None, label_column=None, missing=None):
     """.npz with arrays X and y (input_column, label_column rename them), or .npy alone, or 'X.npy,y.npy'."""
-    (x_path, _, y_path), missing = path.partition(','), None
+    (x_path, _, y_path), lacks = path.partition(','), None
     if y_path and kind_of(x_path) == '.npz':
         fail(f'{path}: an .npz brings its own labels, see label_column')
     try:
         x, y = np.load(x_path, mmap_mode='r', allow_pickle=False), None
         if kind_of(x_path) == '.npz':
             arrays, names = x, [input_column or 'X', label_column or ('y' if 'y' in x else None)]
-            missing = next((k for k in names if k is not None and k not in arrays), None)
+            lacks = next((k for k in names if k is not None and k not in arrays), None)
             large = [part.filename for part in arrays.zip.infolist() if part.file_size > MOST_ARRAY]
             if large:
                 raise ValueError(f'{large[0]} unpacks to more than {MOST_ARRAY:,} bytes (MOST_ARRAY in '
                                  'prepare.py): save X as an .npy, which is read in pieces')
-            x, y = (None if k is None or missing else arrays[k] for k in names)
+            x, y = (None if k is None or lacks else arrays[k] for k in names)
         elif y_path:
             y = np.load(y_path, mmap_mode='r', allow_pickle=False)
         x, y = np.asanyarray(x), y if y is None else np.asanyarray(y)
     except Exception as error:  # numpy and zipfile raise many kinds on a damaged or misnamed file
         fail(f'cannot read {path}: {error}')
-    if missing:
-        fail(f'{x_path} has no array {missing!r}, only {", ".join(arrays)}: see input_column, label_column')
+    if lacks:
+        fail(f'{x_path} has no array {lacks!r}, only {", ".join(arrays)}: see input_column, label_column')
     if x.ndim not in (2, 3) or 0 in x.shape[1:] or x.dtype.kind not in 'fiu':
         fail(f'{x_path}: shape {x.shape}, type {x.dtype}; wanted are numbers (rows, inputs) or '
              '(rows, inputs, d_raw)')
+    y = y.reshape(-1) if y is not None and y.shape == (len(x), 1) else y
     if y is not None and (y.shape != (len(x),) or y.dtype.kind not in 'biufU'):
         fail(f'{path}: labels of shape {y.shape}, type {y.dtype}, for {len(x)} rows')
     if x[0:1].size > MOST_INPUTS or not len(x):
@@ -700,9 +831,9 @@ def read_arrays(path, meta, input_column=None, label_column=None):
         with np.errstate(over='ignore'):
             part = np.asarray(x[at:at + min(size, CHUNK)], np.float32)
         part = part.reshape(len(part), x.shape[1], -1)  # (k, n, d_raw)
-        for row, column, _ in np.argwhere(~np.isfinite(part))[:1]:
-            fail(f'{x_path}, row {at + row}, column {column}: NaN or infinite; fill it in or drop the row')
-        yield part, None if y is None else y[at:at + len(part)].tolist(), None
+        keep = whole_rows(part, missing, meta['left_out'], lambda i, j: fail(
+            f'{x_path}, row {at + i}, column {j}: NaN or infinite; correct it, or say --missing=mean or drop'))
+        yield part[keep], None if y is None else y[at:at + len(part)][keep].tolist(), None
 
 
 def image_files(folder, left_out, classes=None):
@@ -713,12 +844,14 @@ def image_files(folder, left_out, classes=None):
     a set of such names, leaves the others out. Links are followed, but no circle of them twice; those that
     lead nowhere are left out.
     """
-    splits = {d: SPLIT_WORDS[d.name.lower()] for d in Path(folder).iterdir()
-              if d.is_dir() and d.name.lower() in SPLIT_WORDS}
+    inside = [d for d in Path(folder).iterdir() if d.is_dir() and d.name[0] != '.']
+    splits = {d: SPLIT_WORDS[d.name.lower()] for d in inside if d.name.lower() in SPLIT_WORDS}
+    others = len(inside) - len(splits)
     if TRAIN not in splits.values():
-        splits = {Path(folder): None}
+        splits, others = {Path(folder): None}, 0
     elif not {VAL, TEST} <= {*splits.values()}:
         splits = {d: DRAW_VAL if split == TRAIN else TEST for d, split in splits.items()}
+    left_out.update({'folders beside train that name no split': others} if others else {})
     found = []
     for base, top in ((base, top) for base in splits for top in base.iterdir()):
         if top.name.startswith('.') or classes is not None and top.name not in classes:
@@ -759,6 +892,10 @@ def read_images(folder, meta, classes=None):
                                      f'{LONGEST_SIDE} times the other')
                 image.draft('RGB', (3 * side, 3 * side))  # a large JPEG is decoded at 1/2, 1/4, 1/8: ample
                 short = min(image.size)
+                if image.mode[0] in 'IF':  # up to 65,535, and convert would turn all from 255 on white
+                    if image.mode == 'F':
+                        raise ValueError('its pixels are floats')
+                    image = Image.fromarray((np.asarray(image) / 256).clip(0, 255).astype(np.uint8))
                 image = image.convert('RGB').resize([side * v // short for v in image.size], Image.BICUBIC)
             left, top = (round((v - side) / 2) for v in image.size)
             return np.asarray(image.crop((left, top, left + side, top + side)))
@@ -784,6 +921,12 @@ DATASETS = runpy.run_path(str(ROOT / 'config' / 'datasets.py'))['DATASETS']  # w
 
 
 def main():
+    if sys.argv[1:] == ['clean']:
+        for folder, size, claimed in prepared(data_dir):
+            if not claimed:
+                shutil.rmtree(folder)
+                print(f'removed {folder}, {size:,} bytes')
+        return
     if len(sys.argv) > 1:
         named = [f'--dataset={sys.argv[1]}'] if not sys.argv[1].startswith('-') else sys.argv[1:2]
         describe(open_dataset(**configure(globals(), named + sys.argv[2:])))
@@ -794,6 +937,8 @@ def main():
             if address is not None:
                 print(f'{"":16} {address} (' + (f'{size:,} bytes' if size else 'size not stated')
                       + ', no hash' * (digest is None) + ')')
+    for folder, size, claimed in prepared(data_dir):
+        print(f'prepared: {folder}, {size:,} bytes' + ', of a source that is gone or changed' * (not claimed))
 
 
 if __name__ == '__main__':

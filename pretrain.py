@@ -24,24 +24,29 @@ import torch
 from tqdm import tqdm
 
 from configurator import configure, defaults_of, fail, start
-from data import fit_norm, micro_batches, name_of
+from data import check_fits, fit_norm, micro_batches, name_of
 from masking import Masking
 from model import build, load, load_weights, save, shape_of
 from runtime import (Skips, Stop, check_batch, check_masking, check_numbers, check_state, claim, finish,
                      log_line, lr_at, make_optimizer, make_scaler, masked_loss, must_match, open_data,
-                     rewrite_log, say, seed_all, set_lr, set_up, sum_ranks, syncing, update, wrap)
+                     rewrite_log, say, seed_all, set_lr, set_up, sum_ranks, syncing, update, warn, wrap)
 
 # -----------------------------------------------------------------------------
 # data
 dataset = 'collider'  # a name that `python prepare.py` lists, a file of yours, or a folder of images
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # csv: a text column, or numbers 'a,b,c'; None = all but the label
-label_column: str | None = None  # csv: the label's column, kept out of the inputs. npz: 'y'
+label_column: str | None = None  # csv: the label's column, -1 = the last; no input. npz: 'y'
+drop_column: str | None = None  # csv: columns 'a,b' that are no inputs
 split_column: str | None = None  # csv: a column that says train, val or test
 val_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
 val_share = 0.02  # without those: the share of rows drawn for validation
 test_share = 0.1  # and for the test
+split_seed = 0  # another number draws other rows
+missing: str | None = None  # a number that is missing: mean, or drop its row; None = an error
+header: bool | None = None  # csv: the first line has the names; None = unless it holds only numbers
+quotes: bool | None = None  # csv: False = quotation marks mean nothing
 window: int | None = None  # text: join the lines, cut windows of so many bytes; None = a line a row
 image_size = 192  # images: side in pixels that the model sees
 max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
@@ -105,10 +110,12 @@ def main():
     shape = shape_of(given['model_args']) if given else {}  # the model's, whatever the knobs say
     config.update({k: v for k, v in shape.items() if k in config})
     data, width = open_data(config, run)
+    if given:
+        warn(check_fits(data, given), run)
     train_rows, val_rows = data.rows('train'), data.rows('val')
     if not len(train_rows):
         fail(f'{dataset} has no train rows: see split_column, val_file, val_share and their like')
-    check_batch(len(train_rows), config, run)
+    check_batch(len(train_rows), config, run, len(val_rows))
     how = Masking.of(config)
     yardstick = replace(how, mask='random')  # masks that do not move with the weights, to compare steps by
     check_masking(how, data.lengths(train_rows), data.d_raw)
@@ -218,7 +225,8 @@ def main():
         if better or latest:
             checkpoint = {name: part.state_dict() for name, part in parts.items()}
             checkpoint.update(model_args=model_args, norm=data.norm, columns=data.columns, config=config,
-                              step=step, best=best, data=data.fingerprint, dealt=dealt)
+                              categories=data.meta['categories'], step=step, best=best,
+                              data=data.fingerprint, dealt=dealt)
         if run.rank == 0 and (better or latest):
             for name in ['best.pt'] * better + ['last.pt'] * latest:
                 save(out / name, checkpoint)

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import fail, nearest, printable, whole
-from data import check_fits, check_norm, data_knobs, describe, fit_norm, open_dataset, score, scoring
+from data import check_fits, data_knobs, describe, fit_norm, open_dataset, score, scoring
 from masking import BLIND, GUIDED
 
 
@@ -87,8 +87,13 @@ def open_data(config, run, checkpoint=None):
         describe(dataset)
     seq_len, max_len = config.get('seq_len'), config.get('max_len')
     if checkpoint:
-        check_fits(dataset, checkpoint)
-        check_norm(dataset, checkpoint)
+        own = checkpoint['config']
+        moved = [f'{k} {own[k]} (now {knobs[k]})' for k in ('val_share', 'test_share', 'split_seed')
+                 if own.get('dataset') == knobs['dataset'] and own.get(k) not in (None, knobs[k])]
+        if moved:
+            say(run, f'warning: the checkpoint was trained with {", ".join(moved)}: rows that it learned from '
+                     'may be validation or test rows now')
+        warn(check_fits(dataset, checkpoint), run)
         dataset.norm = checkpoint['norm'] or \
             fit_norm(dataset, dataset.rows('train'), config.get('norm') or 'standard')
         seq_len, max_len = checkpoint['model_args']['seq_len'], max_len or checkpoint['config'].get('max_len')
@@ -123,8 +128,10 @@ def check_numbers(config, positive=()):
             fail(f'{k}={config[k]!r} is a file: a folder is wanted')
 
 
-def check_batch(n_rows, config, run):
-    """Fails unless a step's samples are there, and can be dealt out."""
+def check_batch(n_rows, config, run, n_val=100):
+    """Fails unless a step's samples are there, and can be dealt out; says if few are left to validate on."""
+    if n_val < 100:
+        say(run, f'warning: {n_val} validation rows are few to select by: --val_share is the share of them')
     if n_rows < config['batch_size']:
         fail(f'batch_size={config["batch_size"]}, but there are only {n_rows} rows to train on: lower it')
     if config['batch_size'] % (config['accumulation'] * run.world):
@@ -173,6 +180,12 @@ def say(run, text):
     if run.rank == 0:
         tqdm.write(printable(text), file=sys.stdout)
         sys.stdout.flush()
+
+
+def warn(text, run):
+    """A warning, if there is one."""
+    if text:
+        say(run, f'warning: {text}')
 
 
 def log_line(path, run, **values):
@@ -409,8 +422,9 @@ def outputs(function, model, width, dataset, rows, batch_size, run):
     model.train()
     result = sum_ranks(result, run).cpu()
     if not torch.isfinite(result).all():
-        bad = int((~torch.isfinite(result)).any(1).sum())
-        fail(f'the model answers {bad} of {len(rows)} rows with numbers that are not finite: see their inputs')
+        bad = rows[(~torch.isfinite(result)).any(1).numpy()]
+        fail(f'the model answers {len(bad)} of {len(rows)} rows with numbers that are not finite, row '
+             f'{bad[0] + 1} for one: see their inputs')
     return result
 
 

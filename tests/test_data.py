@@ -70,6 +70,13 @@ def test_a_pair_that_is_too_long_loses_the_end_of_the_longer(tmp_path, a, b, max
     assert (len(got[0]) - 1, len(got[1])) == (a, b)
 
 
+def test_one_row_far_longer_than_the_others_is_said(tmp_path, capsys):
+    for longest in (50, 5000):
+        (tmp_path / 'a.txt').write_text('abcdefgh\n' * 500 + 'x' * longest)
+        data.describe(opened(tmp_path, tmp_path / 'a.txt'))
+        assert ('ten times as long' in capsys.readouterr().out) == (longest == 5000)
+
+
 def test_an_epoch_has_every_row_once_in_buckets_of_alike_length(tmp_path):
     d = text_data(tmp_path)
     rows = d.rows('train')
@@ -227,6 +234,13 @@ def test_metrics_are_those_of_scikit_learn_and_scipy(seed):
     t = np.round(rng.normal(size=200), 1)
     assert np.isclose(METRICS['rmse'][0](t, p), sk.mean_squared_error(t, p) ** 0.5)
     assert np.isclose(METRICS['spearman'][0](t, p), stats.spearmanr(t, p).statistic)
+    assert np.isclose(METRICS['mae'][0](t, p), sk.mean_absolute_error(t, p))
+    assert np.isclose(METRICS['r2'][0](t, p), sk.r2_score(t, p))
+    assert np.isclose(METRICS['log_loss'][0](y, p), sk.log_loss(y, 1 / (1 + np.exp(-p))))
+    share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert np.isclose(METRICS['log_loss'][0](many, logits), sk.log_loss(many, share))
+    logits[:, 2] -= 9  # a class that is never answered
+    assert np.isclose(METRICS['macro_f1'][0](many, logits), sk.f1_score(many, logits.argmax(1), average='macro'))
 
 
 def test_metrics_at_the_edges():
@@ -257,6 +271,96 @@ def test_score_goes_back_to_the_labels_units():
         score(pets, ['cat', 'bird'], p)
 
 
+def test_all_scores_of_one_pass():
+    p, labels = np.array([[2.0], [-1.0], [0.5]]), ['dog', 'cat', 'cat']
+    outcome = dict(target='binary', metric='f1', classes=['cat', 'dog'])
+    values = data.scores(outcome, labels, p)
+    assert [*values] == ['f1', 'accuracy', 'log_loss', 'roc_auc', 'matthews'] and values['accuracy'] == 2 / 3
+    assert 'roc_auc' not in data.scores(outcome, ['dog'] * 3, p)  # which needs both classes
+    outcome = dict(target='regression', metric='r2', classes=None, mean=1.0, std=2.0)
+    assert data.scores(outcome, [5.0, -1.0, 2.0], p) == dict(r2=1.0, rmse=0.0, mae=0.0, spearman=1.0)
+
+
+def test_answers_are_probabilities_or_in_the_labels_units():
+    p = np.array([[1.0], [-2.0]])
+    outcome = dict(target='binary', metric='accuracy', classes=['a', 'b'])
+    np.testing.assert_allclose(data.answers(outcome, p)[:, 1], 1 / (1 + np.exp(-p[:, 0])))
+    p = np.log([[0.2, 0.3, 0.5]]) + 700
+    np.testing.assert_allclose(data.answers(dict(outcome, target='multiclass'), p), [[0.2, 0.3, 0.5]])
+    assert data.answers(dict(target='regression', mean=10.0, std=2.0), np.array([[1.5]])).tolist() == [13.0]
+
+
+@pytest.mark.parametrize('target, y, want', [
+    ('binary', [0, 1, 1, 1], 0.75), ('multiclass', [2, 2, 0, 1], 0.5), ('regression', [1.0, 3.0, 5.0], np.sqrt(8 / 3))])
+def test_a_model_that_knows_the_labels_alone(target, y, want):
+    outcome = dict(target=target, metric='rmse' if target == 'regression' else 'accuracy', classes=[0.0, 1.0, 2.0])
+    outcome.update(classes=outcome['classes'][:2] if target == 'binary' else outcome['classes'], mean=3.0, std=9.0)
+    p = data.no_answer(outcome, np.array(y), len(y))
+    assert np.isclose(score(outcome, [float(v) for v in y], p), want) and data.all_alike(outcome, p)
+    p[0] += 5 * (np.arange(p.shape[1]) == 0) * (-1 if target == 'binary' else 1)
+    assert not data.all_alike(outcome, p)
+
+
+def test_labels_that_cannot_be_learned(tmp_path):
+    """One class is nothing to learn; rows are counted, and not their distinct labels."""
+    def settle(labels, splits='train ' * 6 + 'val ' * 2 + 'test', target=None):
+        rows = zip(labels.split(), splits.split())
+        (tmp_path / 'a.csv').write_text('x,y,s\n' + ''.join(f'{i},{y},{s}\n' for i, (y, s) in enumerate(rows)))
+        d = opened(tmp_path, tmp_path / 'a.csv', label_column='y', split_column='s')
+        with pytest.raises(UserError) as error:
+            settle_outcome(d, target, None)
+        return str(error.value)
+    for target in (None, 'binary', 'multiclass', 'regression'):
+        assert "all 6 training labels of a are 'cat': there is nothing to learn" in settle('cat ' * 9, target=target)
+    said = settle('cat dog cat dog cat dog emu emu fox')
+    assert "2 rows have labels outside the classes to learn, 'emu' for one" in said
+
+
+def checkpoint_of(columns, norm=None, **more):
+    return dict(model_args=dict(d_raw=1, seq_len=len(columns)), columns=columns, norm=norm, **more)
+
+
+def test_columns_are_compared_by_name_and_nameless_ones_by_their_values(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal([0, 50, 3], [1, 3, 9], size=(500, 3))
+    np.savetxt(tmp_path / 'a.csv', x, delimiter=',', header='a,b,c', comments='')
+    np.save(tmp_path / 'x.npy', x)
+    np.save(tmp_path / 'reversed.npy', x[:, ::-1])
+    np.save(tmp_path / 'grams.npy', x * [1, 1000, 1])
+    named = opened(tmp_path, tmp_path / 'a.csv')
+    norm = fit_norm(named, named.rows('train'), 'standard')
+    assert data.check_fits(named, checkpoint_of([*'abc'], norm)) == ''
+    for columns, word in (('cba', 'another order'), ('abd', "'c' for 'd' at place 3"), ('xyz', 'other columns')):
+        with pytest.raises(UserError, match=word):
+            data.check_fits(named, checkpoint_of([*columns], norm))
+    with pytest.raises(UserError, match="texts of column 'a'"):
+        data.check_fits(named, checkpoint_of([*'abc'], norm, categories={'a': {'red': 0}}))
+    for kind in ('standard', 'quantile'):
+        known = checkpoint_of([*'abc'], fit_norm(named, named.rows('train'), kind))
+        for name, word in (('x', ''), ('reversed', "column 'c"), ('grams', "column 'c1'")):
+            said = data.check_fits(opened(tmp_path, tmp_path / f'{name}.npy'), known)
+            assert word in said and bool(word) == bool(said)
+
+
+@pytest.mark.parametrize('kind', ['standard', 'quantile'])
+def test_what_is_missing_is_the_mean(tmp_path, kind):
+    x = np.random.default_rng(0).normal(5, 2, size=(3000, 2)).astype(np.float32)
+    holes = np.random.default_rng(1).random(x.shape) < 0.2
+    np.save(tmp_path / 'x.npy', np.where(holes, np.nan, x))
+    d = opened(tmp_path, tmp_path / 'x.npy', missing='mean')
+    rows = d.rows('train')
+    d.norm = fit_norm(d, rows, kind)
+    if kind == 'standard':
+        known = np.where(holes, np.nan, x.astype(np.float64))[rows]
+        np.testing.assert_allclose(d.norm['mean'][:, 0], np.nanmean(known, 0), rtol=1e-6)
+        np.testing.assert_allclose(d.norm['std'][:, 0], np.nanstd(known, 0), rtol=1e-5)
+    got = d.batch(np.arange(3000))[0][:, :, 0].numpy()
+    assert (got[holes] == 0).all() and abs(got[~holes].std() - 1) < 0.05
+    with pytest.raises(UserError, match='norm=none knows no mean'):
+        fit_norm(d, rows, 'none')
+    assert len(opened(tmp_path, tmp_path / 'x.npy', missing='drop').y) == (~holes).all(1).sum()
+
+
 @pytest.mark.parametrize('labels, target, metric', [
     ('0 1 1 0', 'binary', 'accuracy'), ('cat dog cat dog', 'binary', 'accuracy'), ('3 7 7 3', 'binary', 'accuracy'),
     ('a b c a', 'multiclass', 'accuracy'), ('1 2 5 5', 'multiclass', 'accuracy'), ('1 2 2.5 1', 'regression', 'rmse'),
@@ -283,3 +387,7 @@ def test_columns_of_another_table_are_matched_by_name():
     assert (other['input_column'], other['label_column'], other['val_share']) == (['p', 'q'], 'z', 0.02)
     assert other['image_size'] == 64 and data_knobs({**none, 'dataset': 'b.npz'}, checkpoint)['input_column'] is None
     assert data_knobs({**none, 'dataset': 'b.csv'})['val_share'] == 0.02
+    checkpoint = {**checkpoint, 'categories': {'q': {'red': 0}}, 'config': {**own, 'missing': 'mean'}}
+    other = data_knobs({**none, 'dataset': 'b.csv'}, checkpoint)  # how it fills in, and numbers texts, goes along
+    assert (other['missing'], other['categories']) == ('mean', {'q': {'red': 0}})
+    assert data_knobs({**none, 'dataset': 'b.npz'}, checkpoint)['missing'] is None

@@ -1,5 +1,6 @@
 """eval.py: statistics against brute-force loops, probes against scikit-learn, pictures as files."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -205,7 +206,7 @@ def test_overlap_counts_choices_made_before(run, tmp_path, picture_of, monkeypat
         seen.append((valid, R, attention(self, x_hat, valid, R)))
         return seen[-1][-1]
     monkeypatch.setattr(SMA, 'attention', watched)
-    out = run('eval.py', '--ckpt=ckpt', '--show=overlap', '--inputs_per_query=2').stdout.splitlines()
+    out = run('eval.py', '--ckpt=ckpt', '--show=overlap', '--inputs_per_query=2', '--split=all').stdout.splitlines()
     head = next(i for i, line in enumerate(out) if 'queries' in line)
     rows = [[float(v) for v in line.split()] for line in out[head + 1:head + 1 + len(seen)]]
     assert [r[0] for r in rows] == [4, 6, 7, 9, 10, 12]
@@ -213,17 +214,17 @@ def test_overlap_counts_choices_made_before(run, tmp_path, picture_of, monkeypat
         assert m == max(round(0.4 * n / k), 1) and k == 2
         assert hidden == pytest.approx((1 - value) * m * k / n, abs=2e-3)
         assert chance == pytest.approx(1 - n * (1 - (1 - k / n) ** m) / (m * k), abs=1e-3)
-        assert valid.shape == (60, 12) and (valid.sum(1) == n).all()
+        assert valid.shape == (64, 12) and (valid.sum(1) == n).all()
         assert (valid[0] != valid[1]).any() == (n < 12)
         again = 0
-        for b in range(60):
+        for b in range(64):
             made = set()
             assert len(set(R[b].tolist())) == m and (n_latent or valid[b, R[b]].all())
             for row in A[b].sum(0).tolist():
                 for j in sorted(range(12), key=lambda j: -row[j])[:2]:
                     again += j in made
                     made.add(j)
-        assert value == pytest.approx(again / (60 * m * k), abs=1e-3)
+        assert value == pytest.approx(again / (64 * m * k), abs=1e-3)
     assert any(r[3] > 0.05 for r in rows)
     picture_of(tmp_path / 'ckpt/overlap.png')
 
@@ -246,6 +247,12 @@ def test_curves(run, tmp_path, picture_of):
     (tmp_path / 'b/log.jsonl').write_text('{not json}')
     for name in 'bc':
         assert f'runs={name}' in run('eval.py', '--show=curves', f'--runs=a,{name}', status=2).stderr
+
+
+def test_a_picture_too_large_to_draw_is_said(tmp_path, capsys, picture_of):
+    with pytest.raises(SystemExit) as end, eval_py.picture(tmp_path / 'a.png', 1, 1, 8, 600):
+        pass
+    assert end.value.code == 0 and 'too large to draw' in capsys.readouterr().out
 
 
 def test_without_matplotlib_the_text_is_printed(run, table, tmp_path, no_matplotlib):
@@ -307,8 +314,11 @@ def test_score_of_a_fine_tuned_checkpoint_is_that_of_the_table(run, tmp_path):
         '--init_from=scratch', '--out_dir=ft', '--epochs=3', '--seeds=0', '--lr=3e-3')
     r = json.loads((tmp_path / 'ft/results.jsonl').read_text())
     ckpt = '--ckpt=ft/scratch-lr0.003-seed0.pt'
-    assert f'accuracy on 36 test rows: {r["test"][0]:.4f}' in run('eval.py', ckpt, '--device=cpu').stdout
-    assert f'on 24 val rows: {r["val"][0]:.4f}' in run('eval.py', ckpt, '--split=val', '--device=cpu').stdout
+    for split in ('test', 'val'):
+        out = run('eval.py', ckpt, f'--split={split}', '--device=cpu').stdout
+        assert re.search(rf'accuracy on \d+ {split} rows: {r[split][0]:.4f}\n', out)
+        for name, value in r['means'].items() if split == 'test' else ():
+            assert re.search(rf'{name} on \d+ test rows: {value:.4f}\n', out)
     # another file, whose columns are found by name, and a fine-tuned model has vectors too
     turned = (','.join(line.split(',')[::-1]) for line in ['a,b,c,d,side', *lines])
     (tmp_path / 'new.csv').write_text('\n'.join(turned))
@@ -320,6 +330,81 @@ def test_score_of_a_fine_tuned_checkpoint_is_that_of_the_table(run, tmp_path):
         assert 'hides nothing' in run('eval.py', ckpt, option, status=2).stderr
 
 
+def read_predictions(path):
+    with open(path, newline='') as f:
+        return [*csv.DictReader(f)]
+
+
+@pytest.mark.parametrize('target', ['binary', 'multiclass', 'regression'])
+def test_predictions_of_a_users_file(run, tmp_path, target):
+    """A recount from the CSV is the score that is printed; rows without labels get the same answers."""
+    rng = np.random.default_rng(0)
+    x, colour = rng.normal(size=(300, 3)), rng.integers(0, 2, 300)
+    v = x.sum(1) + colour
+    y = {'binary': np.where(v > 0, 'yes', 'no'), 'multiclass': np.digitize(v, (-1, 1)), 'regression': 500 + 100 * v}
+    rows = [','.join(map(str, [*x[i], ['red', 'blue'][colour[i]], y[target][i]])) for i in range(300)]
+    (tmp_path / 't.csv').write_text('\n'.join(['a,b,c,colour,y', *rows]))
+    run('finetune.py', *TINY, '--dataset=t.csv', '--label_column=-1', '--val_share=0.2', '--init_from=scratch',
+        '--epochs=4', '--seeds=0', '--lr=3e-3', '--out_dir=ft', f'--target={target}')
+    ckpt = ['--ckpt=ft/scratch-lr0.003-seed0.pt', '--device=cpu']
+    assert 't.predictions.csv: 300 predictions' in run('eval.py', *ckpt, '--predict=t.csv').stdout
+    answers = read_predictions(tmp_path / 't.predictions.csv')
+    assert [int(a['row']) for a in answers] == [*range(1, 301)]
+    printed = run('eval.py', *ckpt, '--split=all').stdout
+    if target == 'regression':
+        error = np.array([float(a['prediction']) for a in answers]) - y[target]
+        assert f'rmse on 300 all rows: {np.sqrt((error ** 2).mean()):.4f}'[:-2] in printed and len(answers[0]) == 2
+    else:
+        right = np.mean([a['prediction'] == str(label) for a, label in zip(answers, y[target])])
+        assert f'accuracy on 300 all rows: {right:.4f}' in printed
+        for a in answers:
+            shares = {k[2:-1]: float(p) for k, p in a.items() if k.startswith('p(')}
+            assert {*shares} == {*map(str, y[target])} and abs(sum(shares.values()) - 1) < 1e-5
+            assert shares[a['prediction']] == max(shares.values())
+        table = run('eval.py', *ckpt, '--split=all', '--show=confusion').stdout.splitlines()
+        classes = sorted({*map(str, y[target])})
+        for name, line in zip(classes, table[-len(classes):]):
+            counts = [sum(a['prediction'] == k and str(label) == name for a, label in zip(answers, y[target]))
+                      for k in classes]
+            assert line.split() == [name, *map(str, counts)]
+    # no labels, other columns in another order, a colour that nobody knows, a hole
+    lines = [f'z,{colour},{",".join(map(str, row[::-1]))}' for colour, row in zip(('blue', 'red'), x[:2])]
+    (tmp_path / 'new.csv').write_text('\n'.join(['x,colour,c,b,a', *lines]))
+    (tmp_path / 'odd.csv').write_text('\n'.join(['x,colour,c,b,a', *lines, 'z,green,1,2,3', 'z,red,,2,3']))
+    run('eval.py', *ckpt, '--predict=new.csv')
+    for a, i in zip(read_predictions(tmp_path / 'new.predictions.csv'), (0, 1)):
+        same = [','.join(map(str, x[i])), ['blue', 'red'][i]]
+        (tmp_path / 'one.csv').write_text('a,b,c,colour\n' + ','.join(same))
+        run('eval.py', *ckpt, '--predict=one.csv')
+        one, = read_predictions(tmp_path / 'one.predictions.csv')
+        assert one.pop('prediction')[:6] == a['prediction'][:6]
+        assert [float(one[k]) for k in one if k != 'row'] == pytest.approx([float(a[k]) for k in one if k != 'row'], abs=3e-6)
+    assert "'green' is not a finite number, nor one of the texts" in run('eval.py', *ckpt, '--predict=odd.csv', status=2).stderr
+    assert not (tmp_path / 'odd.predictions.csv').exists()
+    said = run('eval.py', *ckpt, '--predict=odd.csv', '--missing=mean').stdout
+    assert "1 cells say 'green', which is not known" in said and len(read_predictions(tmp_path / 'odd.predictions.csv')) == 4
+    assert 'take them out first' in run('eval.py', *ckpt, '--predict=odd.csv', '--missing=drop', status=2).stderr
+
+
+def test_predictions_of_pictures_have_their_names(run, tmp_path):
+    from pictures import put
+    for i in range(24):
+        put(tmp_path / f'p/{"ab"[i % 2]}/{i:02}.png', i)
+    (tmp_path / 'new').mkdir()
+    for name in ('z.png', 'y.png'):
+        put(tmp_path / f'new/{name}', 5)
+    run('finetune.py', *TINY, '--dataset=p', '--image_size=8', '--init_from=scratch', '--epochs=1', '--seeds=0',
+        '--batch_size=8', '--val_share=0.3', '--test_share=0.3', '--out_dir=ft')
+    ckpt = ['--ckpt=ft/scratch-lr0.001-seed0.pt', '--device=cpu']
+    run('eval.py', *ckpt, '--predict=new')
+    y, z = read_predictions(tmp_path / 'new.predictions.csv')
+    assert (y.pop('row'), z.pop('row')) == ('y.png', 'z.png') and y == z and [*y] == ['prediction', 'p(a)', 'p(b)']
+    run('eval.py', *ckpt, '--embed=p')
+    names = (tmp_path / 'p.embeddings.txt').read_text().split()
+    assert names == [f'a/{i:02}.png' for i in range(0, 24, 2)] + [f'b/{i:02}.png' for i in range(1, 24, 2)]
+    assert np.load(tmp_path / 'p.embeddings.npy').shape == (24, 16)
+
+
 def test_embeddings_of_a_users_file(run, tmp_path):
     """A vector a row, in the order of the file, labels or not, of that file alone; bytes as well as floats."""
     lines = write_csv(tmp_path)
@@ -328,6 +413,7 @@ def test_embeddings_of_a_users_file(run, tmp_path):
     assert '120 vectors of 16' in run('eval.py', '--ckpt=pre', '--embed=t.csv').stdout
     vectors = np.load(tmp_path / 't.embeddings.npy')
     assert vectors.shape == (120, 16) and vectors.dtype == np.float32
+    assert (tmp_path / 't.embeddings.txt').read_text().split() == [str(i) for i in range(1, 121)]
     two = [','.join(lines[i].split(',')[:4]) for i in (7, 2)]
     (tmp_path / 'two.csv').write_text('\n'.join(['a,b,c,d', *two]))
     run('eval.py', '--ckpt=pre', '--embed=two.csv', '--embed_out=x/v.npy')
@@ -343,8 +429,8 @@ def test_embeddings_of_a_users_file(run, tmp_path):
 def test_probe_of_a_checkpoint(run, table):
     out = run('eval.py', '--ckpt=ckpt', '--probe', '--n_train=100').stdout
     assert 'target: binary, as the labels have 2 values' in out  # a guess, and so it is said
-    assert 'probe_knn, accuracy on 60 test rows, 100 labels: 0.' in out and 'probe_linear' in out
-    assert 'on 300 all rows, 180 labels' in run('eval.py', '--ckpt=ckpt', '--probe', '--split=all').stdout
+    assert re.search(r'probe_knn, accuracy on \d\d test rows, 100 labels: 0\.', out) and 'probe_linear' in out
+    assert 'on 300 all rows, 173 labels' in run('eval.py', '--ckpt=ckpt', '--probe', '--split=all').stdout
 
 
 @pytest.mark.parametrize('target, metric',
@@ -383,7 +469,7 @@ def test_probes_are_scikit_learns(tmp_path, target, metric):
         theirs = [roc_auc_score(b, r.fit(X, a).predict_proba(Z)[:, 1]) if target == 'binary' else
                   accuracy_score(b, r.fit(X, a).predict(Z)) for r in readers]
     assert [ours['probe_knn'], ours['probe_linear']] == pytest.approx(theirs, abs=1e-4)
-    assert theirs[1] < 0.8 * b.std() if target == 'regression' else theirs[1] > 0.7  # something is there
+    assert theirs[1] < 0.8 * b.std() if target == 'regression' else theirs[1] > 0.6  # something is there
 
 
 @pytest.mark.parametrize('options, word', [
@@ -394,7 +480,8 @@ def test_probes_are_scikit_learns(tmp_path, target, metric):
     (['--ckpt=ckpt', '--show=masks', '--show_out=t.npz'], 'is a file'),
     (['--ckpt=ckpt', '--mask=gided'], "'guided'"), (['--ckpt=ckpt', '--show=masks', '--mask=word'], 'word'),
     (['--ckpt=ckpt', '--n_query=0'], 'n_query=0'), (['--ckpt=ckpt', '--embed=s.txt'], 'wants 6 inputs'),
-    (['--ckpt=ckpt', '--show=overlap'], 'inputs_per_query'),
+    (['--ckpt=ckpt', '--show=overlap'], 'inputs_per_query'), (['--ckpt=ckpt', '--predict=t.npz'], 'no labels'),
+    (['--ckpt=ckpt', '--show=confusion'], 'no classes'), (['--ckpt=ckpt', '--predict=a', '--embed=b'], 'at a time'),
     (['--ckpt=ckpt', '--probe', '--target=regression', '--metric=f1'], 'does not fit')])
 def test_mistakes_end_in_one_line(run, table, tmp_path, options, word):
     (tmp_path / 's.txt').write_text('abc\n' * 90)

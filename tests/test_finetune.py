@@ -43,7 +43,7 @@ def test_binary_from_scratch_and_pretrained_and_its_score_again(run, table, tmp_
             path = f'ft/{name}-lr{r["lr"]:g}-seed{seed}.pt'
             out = run('eval.py', f'--ckpt={path}', '--device=cpu').stdout if seed == 0 else None
             if out:
-                assert f'accuracy on 60 test rows: {r["test"][i]:.4f}' in out
+                assert re.search(rf'accuracy on \d+ test rows: {r["test"][i]:.4f}\n', out)
                 out = run('eval.py', f'--ckpt={path}', '--split=val', '--device=cpu').stdout
                 assert f': {r["val"][i]:.4f}' in out
         # the learning rate is the one that validates best, whatever the test says
@@ -68,6 +68,51 @@ def test_weights_come_from_the_checkpoint_and_the_head_is_new(run, table, tmp_pa
         assert name.startswith('head') or torch.allclose(w, old['model'][name], atol=1e-6), name
     assert not any(name.startswith('decoder') for name in new['model'])
     assert all(torch.equal(new['norm'][k], old['norm'][k]) for k in ('mean', 'std'))
+
+
+def test_frozen_the_head_alone_learns(run, table, tmp_path):
+    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre/guided')
+    done = run('finetune.py', *FINE, *table, '--label_column=side', '--init_from=pre/guided', '--freeze')
+    assert '| guided masks (pre/guided), frozen | ' in done.stdout
+    assert '39 validation rows are few to select by' in done.stdout
+    old = torch.load(tmp_path / 'pre/guided/last.pt', weights_only=True)['model']
+    new = torch.load(tmp_path / 'out/finetune_t_frozen/pre-guided-lr0.003-seed0.pt', weights_only=True)['model']
+    same = {name: torch.equal(w, old[name]) for name, w in new.items() if not name.startswith('head')}
+    assert all(same.values()) and len(same) > 10
+
+
+def test_the_table_has_a_row_for_no_model_at_all(run, table, tmp_path):
+    """And says so where a model does no better: always the same answer."""
+    lines = (tmp_path / 't.csv').read_text().splitlines()
+    splits = ['train', 'train', 'val', 'test'] * 75
+    (tmp_path / 's.csv').write_text('\n'.join(f'{a},{s}' for a, s in zip(lines, ['split', *splits])))
+    cells = [line.split(',') for line in lines[1:]]
+    kinds, values = [c[6] for c in cells], np.array([float(c[4]) for c in cells])
+    train, test = ([i for i, s in enumerate(splits) if s == name] for name in ('train', 'test'))
+    usual = max({*kinds}, key=[kinds[i] for i in train].count)
+    want = {'kind': ('the most frequent class', np.mean([kinds[i] == usual for i in test])),
+            'value': ('the mean', np.sqrt(np.mean((values[test] - values[train].mean()) ** 2)))}
+    for label, (what, score) in want.items():
+        done = run('finetune.py', *FINE, '--dataset=s.csv', '--input_column=a,b,c,d', f'--label_column={label}',
+                   '--split_column=split', '--init_from=scratch', '--out_dir=ft', '--epochs=1', '--lr=1e-9')
+        assert f'| always {what} | {score:.4f} | ' in done.stdout
+        assert '1 of them answer all rows alike |' in done.stdout or label == 'value'
+
+
+def test_every_start_must_know_the_columns(run, table, tmp_path):
+    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre/a')
+    text = (tmp_path / 't.csv').read_text()
+    (tmp_path / 'u.csv').write_text(text.replace('a,b,c,d', 'd,c,b,a'))
+    (tmp_path / 'v.csv').write_text(text.replace('a,b,c,d', 'a,b,c,e'))
+    for name, columns in (('u', 'd,c,b,a'), ('v', 'a,b,c,e')):
+        run('pretrain.py', *PRE, f'--dataset={name}.csv', f'--input_column={columns}', f'--out_dir=pre/{name}')
+    for start, word in (('u', 'another order'), ('v', "'d' for 'e'")):
+        for script, options in (('finetune.py', [*FINE, f'--init_from=pre/a,pre/{start}']),
+                                ('pretrain.py', [*PRE, f'--init_from=pre/{start}'])):
+            assert word in run(script, *options, *table, '--label_column=side', status=2).stderr
+    for option, word in (('--val_share=0.3', 'val_share 0.2 (now 0.3)'), ('--split_seed=3', 'split_seed 0 (now 3)')):
+        done = run('finetune.py', *FINE, '--init_from=pre/a', '--epochs=1', option)
+        assert f'trained with {word}: rows that it learned from may be validation' in done.stdout
 
 
 def test_regression_is_scored_in_the_labels_units(run, table, tmp_path):

@@ -139,10 +139,12 @@ def test_labels_and_columns_that_cannot_be(tmp_path):
 
 def test_what_steers_a_terminal_is_escaped(tmp_path, run):
     (tmp_path / 'a.txt').write_bytes(b'abc\x1b[31mdef\n' * 9)
-    (tmp_path / 'b.csv').write_bytes(b'a\x1b[2J,b\n1,x\x1b[2J\n')
+    (tmp_path / 'b.csv').write_bytes(b'a\x1b[2J,b\n1,x\x1b[2J\n1,7\n')
+    (tmp_path / 'c.csv').write_bytes(b'a\x1b[2J,b\n1,x\x1b[2J\n')
     done = run('prepare.py', 'a.txt')
     assert '\x1b' not in done.stdout and 'abc\\x1b[31mdef' in done.stdout
     assert '\x1b' not in run('prepare.py', 'b.csv', status=2).stderr
+    assert '\x1b' not in run('prepare.py', 'c.csv').stdout
 
 
 def test_a_prepared_folder_that_lost_its_end_is_not_read(tmp_path):
@@ -237,6 +239,123 @@ def test_parquet_and_json_are_read_as_the_csv_is(tmp_path):
     fails('b.parquet', opened, tmp_path, tmp_path / 'b.parquet')
 
 
+def test_jsonl_is_objects_alone(tmp_path):
+    """And null is no text: not 'None', nor a class of that name."""
+    (tmp_path / 'a.jsonl').write_text('{"s": "ab", "y": 1}\n{"s": null, "y": 2}\n{"s": "c", "y": null}\n')
+    d = opened(tmp_path, tmp_path / 'a.jsonl', input_column='s', label_column='y')
+    assert sequences(d) == [b'ab', b'c'] and d.labels([0, 1]) == [1, None] and d.meta['left_out'] == {'empty inputs': 1}
+    (tmp_path / 'b.jsonl').write_text('{"s": "ab"}\n{"s": "c"')
+    fails('cut short', opened, tmp_path, tmp_path / 'b.jsonl', input_column='s')
+
+
+def noted(d):
+    return ' '.join(d.meta['notes'])
+
+
+@pytest.mark.parametrize('text, knobs, columns, x, note', [
+    ('a;b\n1,5;2\n-3;1,25\n', {}, 'ab', [[1.5, 2], [-3, 1.25]], "parted by ';', 1,5 is read as 1.5"),
+    ('a\tb\n1.5\t2\n', {}, 'ab', [[1.5, 2]], r"parted by '\t'"),
+    ('a,b\n1.5,2\n', {}, 'ab', [[1.5, 2]], ''),
+    ('0,1\n4,5\n', {}, '01', [[4, 5]], 'read as names: --header=False'),  # as pandas writes an array
+    ('0,1\n4,5\n', dict(header=False), ['c0', 'c1'], [[0, 1], [4, 5]], ''),
+    ('4,5\n6,7\n', {}, ['c0', 'c1'], [[4, 5], [6, 7]], 'read as a row: --header=True'),
+    ('4,5\n6,7\n', dict(header=True), '45', [[6, 7]], ''),
+    ('x,5\n1,2\n', dict(drop_column='x'), '5', [[2]], ''),
+    ('a,b,y\n1,2,3\n', dict(label_column='-1'), 'ab', [[1, 2]], ''),
+    ('a,b,c,y\n1,2,3,4\n', dict(label_column='-1', drop_column='-2,a'), 'b', [[2]], ''),
+    ('a,b\n7,True\n7,False\n', {}, 'ab', [[7, 0], [7, 1]], "column 'b' holds text, whose 2 kinds"),
+    ('a,b\n7,8\n7,7\n', {}, 'ab', [[7, 8], [7, 7]], 'columns that are constant: a'),
+    ('a,b\n1,NA\n3,?\n,8\n5,6\n', dict(missing='drop'), 'ab', [[5, 6]], '')])
+def test_tables_as_they_are_in_the_world(tmp_path, text, knobs, columns, x, note):
+    (tmp_path / 'a.csv').write_text(text)
+    d = opened(tmp_path, tmp_path / 'a.csv', **knobs)
+    assert d.columns == [*columns] and d.x[:, :, 0].tolist() == x
+    assert note in noted(d) and bool(note) == bool(noted(d))
+
+
+def test_texts_among_numbers_are_numbered_and_a_new_one_is_none_of_them(tmp_path):
+    rows = [(i, ['red', 'blue', ' green'][i % 3], i % 2) for i in range(30)]
+    path = tmp_path / 'a.csv'
+    path.write_text('a,colour,y\n' + ''.join(f'{a},{c},{y}\n' for a, c, y in rows))
+    d = opened(tmp_path, path, label_column='y')
+    assert d.meta['categories'] == {'colour': {'red': 0, 'blue': 1, 'green': 2}}
+    assert d.x[:, 1, 0].tolist() == [i % 3 for i in range(30)]
+    assert "column 'colour' holds text, whose 3 kinds are numbered: red, blue, green" in noted(d)
+    # another file, read as a checkpoint knows it: columns in its order, texts by its numbers
+    new = tmp_path / 'new.csv'
+    new.write_text('colour,z,a\ngreen,0,5\npink,0,6\n')
+    known = dict(input_column=['a', 'colour'], categories=d.meta['categories'])
+    fails("'pink' is not a finite number, nor one of the texts red, blue, green", opened, tmp_path, new, **known)
+    other = opened(tmp_path, new, **known, missing='mean')
+    np.testing.assert_array_equal(other.x[:, :, 0], [[5, 2], [6, np.nan]])
+    assert "1 cells say 'pink', which is not known" in noted(other)
+    from data import fit_norm
+    d.norm = other.norm = fit_norm(d, d.rows('train'), 'standard')
+    assert other.batch(np.array([1]))[0][0, 1] == 0 and other.batch(np.array([0]))[0][0, 1] != 0  # the mean
+
+
+def test_quotation_marks_may_mean_nothing(tmp_path):
+    (tmp_path / 'a.tsv').write_text('s\ty\n"a\t0\nb"\t1\nc\t1\n')
+    d = opened(tmp_path, tmp_path / 'a.tsv', input_column='s', quotes=False)
+    assert sequences(d) == [b'"a', b'b"', b'c'] and not noted(d)
+
+
+def test_labels_that_are_not_there(tmp_path):
+    """NA is no label among numbers, and a class among text, where it may be Namibia."""
+    for labels, want in (('1.5 NA 2', [1.5, None, 2]), ('de NA fr', ['de', 'NA', 'fr'])):
+        (tmp_path / 'a.csv').write_text('x,y\n' + ''.join(f'{i},{v}\n' for i, v in enumerate(labels.split())))
+        assert opened(tmp_path, tmp_path / 'a.csv', label_column='y').labels([0, 1, 2]) == want
+
+
+def test_text_that_is_not_utf8_is_said(tmp_path):
+    for encoding, said in (('utf-8', False), ('latin-1', True), ('utf-16', True)):
+        (tmp_path / 'a.txt').write_bytes('café\nthé\n'.encode(encoding))
+        assert ('not UTF-8' in noted(opened(tmp_path, tmp_path / 'a.txt'))) == said
+
+
+def test_values_far_from_all_others_are_said(tmp_path):
+    x = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
+    x[7, 1], x[8, 2] = 1e30, 5
+    np.save(tmp_path / 'a.npy', x)
+    note, = opened(tmp_path, tmp_path / 'a.npy').meta['notes']
+    assert 'have values 20 standard deviations off' in note and note.endswith('--norm=quantile: c1')
+    np.save(tmp_path / 'b.npy', x[10:])
+    assert not noted(opened(tmp_path, tmp_path / 'b.npy'))
+
+
+@pytest.mark.parametrize('kind', ['csv', 'txt', 'npy'])
+def test_a_row_that_is_added_moves_no_other(tmp_path, kind):
+    rows = [f'{i * 7 % 251},{i * i % 197}' for i in range(2000)]
+
+    def split(rows, **knobs):
+        path = tmp_path / f'a.{kind}'
+        if kind == 'npy':
+            np.save(path, np.array([row.split(',') for row in rows], float))
+        else:
+            path.write_text('\n'.join(['a,b'] * (kind == 'csv') + rows))
+        os.utime(path, (len(os.listdir(tmp_path)), hash(tuple(rows)) % 10 ** 9))  # a changed file is read again
+        return opened(tmp_path, path, **knobs).split
+    before = split(rows)
+    assert (split(['250,196'] + rows)[1:] == before).all() and (split(rows[::-1])[::-1] == before).all()
+    shares = np.bincount(before) / len(before)
+    assert abs(shares - [0.6, 0.2, 0.2]).max() < 0.04  # three deviations: sqrt(0.2 * 0.8 / 2000) = 0.009, and ties
+    other = split(rows, split_seed=1)
+    agree, chance = (other == before).mean(), 0.6 ** 2 + 0.2 ** 2 + 0.2 ** 2
+    assert abs(agree - chance) < 0.05
+    twice = split(rows + rows)
+    assert (twice[:2000] == twice[2000:]).all()  # none is trained on in one place and tested in the other
+    larger = split(rows, val_share=0.3)
+    assert ((larger == 2) == (before == 2)).all()  # the test stays what it was
+
+
+def test_known_data_sets_are_split_as_ever(tmp_path):
+    """The permutation by which the printed numbers were made."""
+    d = opened(tmp_path, 'collider')
+    order = np.random.default_rng(0).permutation(120_000)
+    assert (np.sort(order[:24_000]) == d.rows('test')).all()
+    assert (np.sort(order[24_000:48_000]) == d.rows('val')).all() and not (d.folder / 'keys.bin').exists()
+
+
 def test_json_objects_need_not_fit_in_a_block(tmp_path):
     items = [{'a': 'x' * (1 << 19), 'n': i, 'one': [i / 2], 'nested': [[1], {'b': ']'}]} for i in range(9)]
     (tmp_path / 'a.json').write_text(json.dumps(items, indent=1))
@@ -250,7 +369,7 @@ def test_arrays(tmp_path):
     np.save(tmp_path / 'x.npy', x)
     np.save(tmp_path / 'y.npy', y)
     np.savez(tmp_path / 'a.npz', X=x, y=y)
-    np.savez(tmp_path / 'b.npz', A=x, B=y)
+    np.savez(tmp_path / 'b.npz', A=x, B=y[:, None])
     for name, knobs in ((f'{tmp_path}/x.npy,{tmp_path}/y.npy', {}), (tmp_path / 'a.npz', {}),
                         (tmp_path / 'b.npz', dict(input_column='A', label_column='B'))):
         d = opened(tmp_path, name, **knobs)
@@ -263,12 +382,13 @@ def test_splits_by_share_and_by_file(tmp_path):
         paths[name].write_text('\n'.join(f'{name}{i}' for i in range(n)))
     b, c = str(paths['b']), str(paths['c'])
     d = opened(tmp_path, paths['a'])
-    assert counts(d) == [30, 10, 10]
+    assert counts(d) == [29, 8, 13]  # of 30, 10, 10 in the mean, see test_a_row_that_is_added_moves_no_other
     assert (d.split == opened(tmp_path, paths['a'], data_dir=str(tmp_path / 'elsewhere')).split).all()
     d = opened(tmp_path, paths['a'], val_file=b, test_file=c)
     assert counts(d) == [50, 7, 9] and sequences(d)[d.rows('test')[0]] == b'c0'
     assert counts(opened(tmp_path, paths['a'], val_file=b)) == [50, 7, 0]
-    assert counts(opened(tmp_path, paths['a'], test_file=b)) == [40, 10, 7]  # and not the folder of val_file=b
+    n, *val_test = counts(opened(tmp_path, paths['a'], test_file=b))
+    assert (n + val_test[0], val_test[1]) == (50, 7) and 3 < val_test[0] < 18  # and not the folder of val_file=b
 
 
 # ---- what is wrong ends in one line
@@ -279,8 +399,17 @@ def test_splits_by_share_and_by_file(tmp_path):
     ('a,b\n1,2\n3,x\n', {}, "'x' is not a finite number"),
     ('a,b\n1,inf\n', {}, "'inf' is not a finite number"),
     ('a,b\n1,2\n3\n', {}, 'line 3: 1 cells where the header has 2'),
-    ('a,b\n1,C\n', {}, '--input_column'),
-    ('a,b,c\n1,C,D\n', dict(input_column='a,b,c'), "column 'b' holds text"),
+    ('a,b\n' + ''.join(f'{i},C{i}\n' for i in range(11)), {}, '--input_column'),
+    ('a,b,c\n' + ''.join(f'1,C{i},D\n' for i in range(11)), dict(input_column='a,b,c'), "column 'b' holds text"),
+    ('a,b\n1,2\n', dict(drop_column='a, c'), "no column 'c' (drop_column)"),
+    ('a,b\n1,2\n', dict(label_column='-3'), "no column '-3'"),
+    ('a,y\n1,2\n', dict(input_column='a,y', label_column='y'), "'y' is the label or the split, and an input too"),
+    ('a,y\n1,2\n', dict(input_column='a', label_column='-2'), "'a' is the label or the split, and an input too"),
+    ('a,b\n1,NA\n', {}, "'NA' is not a finite number; correct it, or, where one is missing, say --missing"),
+    ('a,b\n1,2\n3,x\n', dict(missing='mean'), "column 'b': 'x' is not"),  # a mistake is not missing
+    ('a,b\n1,inf\n', dict(missing='drop'), "'inf' is not a finite number"),
+    ('a,y\n1,2\n3,inf\n', dict(label_column='y'), 'label inf'),
+    ('a\tb\n1\t"2\n', {}, '--quotes=False'),
     ('smiles,y\nC,1\n', dict(input_column='smile'), "'smiles'"),
     ('smiles,y\nC,1\n', dict(input_column='smiles', label_column='Y'), "'y'"),
     ('s,t\nC,train\nN,dev2\n', dict(input_column='s', split_column='t'), "line 3: 't' is 'dev2'"),
@@ -332,13 +461,17 @@ def test_settings_that_are_wrong(tmp_path):
     for name, text in (('a', 'a,b,y\n1,2,0\n'), ('c', 'b,a,y\n1,2,0\n'), ('s', 'a,b,y\n1,x,0\n')):
         (tmp_path / f'{name}.csv').write_text(text)
     a, c, s = (str(tmp_path / f'{name}.csv') for name in 'acs')
-    fails('its inputs are b, a', opened, tmp_path, a, label_column='y', val_file=c)
+    d = opened(tmp_path, a, label_column='y', val_file=c)  # matched by name
+    assert d.columns == ['a', 'b'] and d.x[:, :, 0].tolist() == [[1, 2], [2, 1]]
+    (tmp_path / 'd.csv').write_text('a,d,y\n1,2,0\n')
+    fails('its inputs are a, d', opened, tmp_path, a, label_column='y', val_file=str(tmp_path / 'd.csv'))
     fails('differ', opened, tmp_path, a, input_column='a,b', val_file=s)
     np.savez(tmp_path / 'x.npz', X=np.zeros((2, 2)))
     fails('brings its own labels', opened, tmp_path, f'{tmp_path}/x.npz,{tmp_path}/x.npz')
     (tmp_path / 'x.npz').rename(tmp_path / 'x.npy')
     fails('x.npy', opened, tmp_path, tmp_path / 'x.npy')
     fails("'collider'", opened, tmp_path, 'colider')
+    fails('mean or drop', opened, tmp_path, a, missing='mode')
     fails('say which', opened, tmp_path, '')
     fails('has its own', opened, tmp_path, 'collider', val_file='a.csv')
 
@@ -475,6 +608,24 @@ def test_the_listing_names_every_data_set(run, tmp_path):
                 ('https://', 'http://s3.amazonaws.com/songlabdata/'))
             assert digest is None or digest.startswith(('md5:', 'sha256:'))
     assert os.listdir(tmp_path) == []
+
+
+def test_what_no_source_claims_is_listed_and_removed(run, tmp_path):
+    for name in ('kept', 'changed', 'gone'):
+        (tmp_path / f'{name}.txt').write_text('abc\n' * 9)
+        run('prepare.py', f'{name}.txt')
+    run('prepare.py', 'kept.txt', '--val_share=0.3')
+    run('prepare.py', 'collider')
+    (tmp_path / 'changed.txt').write_text('abcd\n' * 9)
+    (tmp_path / 'gone.txt').unlink()
+    folders = {path.name.split('-')[0]: path for path in (tmp_path / 'datasets').iterdir()}
+    said = run('prepare.py').stdout
+    for name, folder in folders.items():
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        line = f'prepared: datasets/{folder.name}, {size:,} bytes'
+        assert f'{line}\n' in said if name in ('kept', 'collider') else f'{line}, of a source that is gone' in said
+    assert run('prepare.py', 'clean').stdout.count('removed datasets/') == 2
+    assert {path.name.split('-')[0] for path in (tmp_path / 'datasets').iterdir()} == {'kept', 'collider'}
 
 
 # ---- real files, at SMA_MIRROR
@@ -633,6 +784,15 @@ def test_all_kinds_of_pixels_become_rgb(tmp_path, put):
     assert not left_out
 
 
+def test_16_bits_of_grey_are_not_cut_off(tmp_path):
+    from PIL import Image
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    for name in ('a.png', 'b.tif'):
+        Image.fromarray(grey).save(tmp_path / name)
+    x, *_ = read_all(tmp_path)
+    assert (x == (grey // 257).astype(np.uint8)[..., None]).all()
+
+
 def test_layouts_and_links(tmp_path, put):
     for name in ('a/1.png', 'a/deep/2.jpg', 'b/3.JPEG'):
         for layout in ('classes', 'imagenet/train', 'three/train', 'alone/train'):
@@ -650,7 +810,9 @@ def test_layouts_and_links(tmp_path, put):
     assert found('flat') == [('8.png', None, None)]
     some = [(*image, DRAW_VAL) for image in classes]  # ImageNet has no validation rows beside its test rows
     assert found('imagenet') == [*some, ('4.png', 'b', 2)] and found('alone') == some
-    assert sorted(found('three')) == sorted([*((*image, 0) for image in classes), ('5.png', 'b', 1),
+    *three, extra = found('three')
+    assert extra == 1  # said, not dropped in silence
+    assert sorted(three) == sorted([*((*image, 0) for image in classes), ('5.png', 'b', 1),
                                              ('6.png', 'a', 2)])
     assert found('imagenet', classes={'b', '../flat', '..'}) == [some[2], ('4.png', 'b', 2)]
     # classes, splits and files may be links; circles end; what leads nowhere is counted
@@ -671,7 +833,7 @@ def test_a_folder_of_images_is_prepared_once_and_again_when_it_changes(tmp_path,
     for name, content in (('cut.png', whole[:len(whole) // 2]), ('text.png', b'text'), ('empty.jpg', b'')):
         (tmp_path / 'p/val/b' / name).write_bytes(content)
     first = opened(tmp_path, f'{tmp_path}/p/', image_size=14)
-    assert counts(first) == [12, 3, 5] and first.rows('test').min() == 15  # val is the test
+    assert counts(first) == [13, 2, 5] and first.rows('test').min() == 15  # val is the test
     assert first.meta['kind'] == 'images' and first.labels([0, 1, 14, 15]) == ['a', 'a', 'b', 'a']
     assert (first.n, first.d_raw, first.x.shape) == (196, 3, (20, 16, 16, 3))
     (why, n), = first.meta['left_out'].items()

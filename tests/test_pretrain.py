@@ -6,6 +6,7 @@ says what is wrong.
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,6 +208,19 @@ def test_an_out_dir_that_cannot_be_written_is_said_at_once(run, table, tmp_path)
         subprocess.run(['umount', disk], check=True)
 
 
+def test_a_folder_that_vanishes_is_made_again(run, table, tmp_path, monkeypatch):
+    old, n = runtime.update, [0]
+
+    def update(*args):
+        n[0] += 1
+        if n[0] == 6:
+            shutil.rmtree(tmp_path / 'out')
+        return old(*args)
+    monkeypatch.setattr(runtime, 'update', update)
+    run('pretrain.py', *TINY, *table, '--max_steps=8')
+    assert torch.load(tmp_path / 'out/last.pt', weights_only=True)['step'] == 8
+
+
 def test_a_rank_that_is_killed_ends_the_run(table, tmp_path):
     """Within 30 seconds, with a line, no traceback of ours, and no orphan."""
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
@@ -302,7 +316,7 @@ def test_cuda_is_not_waited_for_in_a_step(run, request, monkeypatch, data, optio
 def test_log_and_checkpoints(run, table, tmp_path, mask):
     """The log's numbers are those of the run. best.pt is the best validation, last.pt the last step."""
     done = run('pretrain.py', *TINY, *table[:-1], f'--mask={mask}', '--mask_ratio=0.4', '--max_steps=12',
-               '--norm=quantile')
+               '--norm=quantile', '--val_share=0.1')
     assert done.stdout.startswith('device: cpu') and '\r' not in done.stdout
     lines = log(tmp_path / 'out/t' / mask)  # out/DATASET/MASK
     assert [line['step'] for line in lines] == [2, 4, 6, 8, 10, 12]
