@@ -31,7 +31,7 @@ def whole(path, mode='wb'):
     path, new = Path(path), Path(f'{path}.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(new, mode) as f:
+        with open(new, mode, encoding=None if 'b' in mode else 'utf-8') as f:
             yield f
             f.flush()
             os.fsync(f.fileno())

@@ -139,8 +139,8 @@ def main():
         if predict:
             return write_predictions(Path(f'{name_of(file)}.predictions.csv'), names, outcome, answer, run)
         path = Path(embed_out or f'{name_of(file)}.embeddings.npy')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, answer)
+        with whole(path) as f:
+            np.save(f, answer)
         path.with_suffix('.txt').write_text(''.join(f'{name}\n' for name in names))
         say(run, f'{path}: {len(rows):,} vectors of {model.config.v_dim} float32; {path.with_suffix(".txt")}: '
                  'which row each is of')
