@@ -3,8 +3,8 @@ Small images pixel by pixel, a Perceiver small enough for two CPU cores.
 
     python pretrain.py config/images_cpu.py --dataset=photos/
 
-Any folder of images: photos/*.jpg, photos/CLASS/*.jpg, or photos/train and photos/val of such. Two CPU cores:
-about an hour; --image_size=32 --seq_len=1024 --max_steps=1000: a few minutes. The baseline: --mask=random.
+Any folder of images: photos/*.jpg, photos/CLASS/*.jpg, or photos/train and photos/val of such. One CPU core:
+about half an hour; --image_size=32 --seq_len=1024 --max_steps=1000: a few minutes. The baseline: --mask=random.
 """
 image_size = 64
 embed_dim = 64

@@ -20,6 +20,12 @@ sys.path.insert(0, str(ROOT))
 import runtime  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def no_waits_for_the_disk(monkeypatch):
+    """What a test writes need not survive a power cut: hundreds of flushes, of 8 ms each, are left out."""
+    monkeypatch.setattr(os, 'fsync', lambda handle: None)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """

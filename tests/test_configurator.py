@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import configurator  # noqa: E402
-from configurator import UserError, configure, fail, nearest, start  # noqa: E402
+from configurator import UserError, configure, fail, nearest, start, whole  # noqa: E402
 
 SCRIPT = '''"""Train a toy.
 
@@ -381,6 +381,24 @@ def test_a_mistake_is_one_line_and_status_2(capsys):
 def test_the_knobs_of_a_script_that_is_not_run(tmp_path):
     (tmp_path / 's.py').write_text('lr = 1.0  # rate\nraise SystemExit\n')
     assert configure({'__file__': str(tmp_path / 's.py')}, ['--lr=2']) == {'lr': 2.0}
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    """Flushed whole, then renamed, then the folder flushed; an error in between leaves the old one."""
+    path, seen = tmp_path / 'a.txt', []
+    path.write_text('old')
+
+    def fsync(handle):
+        at = os.readlink(f'/proc/self/fd/{handle}')
+        seen.append((os.path.basename(at), path.read_text(), os.path.getsize(at) if os.path.isfile(at) else 0))
+    monkeypatch.setattr(os, 'fsync', fsync)
+    with pytest.raises(KeyError), whole(path, 'w') as f:
+        f.write('half')
+        raise KeyError
+    assert path.read_text() == 'old' and os.listdir(tmp_path) == ['a.txt'] and not seen
+    with whole(path, 'w') as f:
+        f.write('newer')
+    assert seen == [('a.txt.tmp', 'old', 5), (tmp_path.name, 'newer', 0)]
 
 
 def test_nearest():
