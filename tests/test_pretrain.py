@@ -54,6 +54,10 @@ def weights(path):
     return torch.load(path, weights_only=True)['model']
 
 
+def wait_for(text, process):
+    assert any(text in line for line in process.stdout), 'it ended before'
+
+
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -116,8 +120,7 @@ def test_a_new_run_is_not_resumed_with_the_weights_of_an_old_one(run, table, tmp
     long = [*TINY, *table, '--max_steps=1000000', '--save_interval=1000000', '--eval_interval=1000000']
     process = subprocess.Popen([sys.executable, str(ROOT / 'pretrain.py'), *long], cwd=tmp_path,
                                stdout=subprocess.PIPE, text=True)
-    while 'step 2:' not in process.stdout.readline():
-        pass
+    wait_for('step 2:', process)
     process.kill()  # before its first save
     process.wait()
     assert 'resumed' not in run('pretrain.py', *TINY, *table, '--max_steps=4', '--resume').stdout
@@ -175,12 +178,13 @@ def test_a_skipped_step_is_counted(run, table, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('script', ['pretrain.py', 'finetune.py'])
 def test_two_runs_do_not_share_a_folder(run, table, tmp_path, script):
-    own = ['--init_from=scratch', '--target=binary'] if script == 'finetune.py' else []
+    own = ['--init_from=scratch', '--target=binary', '--val_share=0.2'] if script == 'finetune.py' else []
     tiny = [o for o in TINY if script == 'pretrain.py' or not o.startswith(('--log', '--save'))]
     process = subprocess.Popen([sys.executable, str(ROOT / script), *tiny, *table, *own, '--max_steps=1000000'],
                                cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         while not (tmp_path / 'out/log.jsonl').exists():
+            assert process.poll() is None
             time.sleep(0.05)
         assert 'another run' in run(script, *tiny, *table, *own, '--max_steps=4', status=2).stderr
     finally:
@@ -226,8 +230,7 @@ def test_a_rank_that_is_killed_ends_the_run(table, tmp_path):
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     process = subprocess.Popen([*torchrun, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000'],
                                cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while 'step 4:' not in process.stdout.readline():
-        pass
+    wait_for('step 4:', process)
     children = Path(f'/proc/{process.pid}/task/{process.pid}/children')
     if not children.exists():
         process.terminate()
@@ -248,8 +251,7 @@ def test_ranks_do_not_outlive_torchrun(table, tmp_path):
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     process = subprocess.Popen([*torchrun, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000'],
                                cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while 'step 4:' not in process.stdout.readline():
-        pass
+    wait_for('step 4:', process)
     ranks = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
     process.kill()
     begin = time.monotonic()
