@@ -1,10 +1,12 @@
 """Tests import the rooms of the project, and run its scripts: `run('pretrain.py', '--lr=1')`."""
 
 import os
+import resource
 import runpy
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +26,20 @@ import runtime  # noqa: E402
 def no_waits_for_the_disk(monkeypatch):
     """What a test writes need not survive a power cut: hundreds of flushes, of 8 ms each, are left out."""
     monkeypatch.setattr(os, 'fsync', lambda handle: None)
+
+
+@pytest.fixture
+def file_limit():
+    """with file_limit(1000): no file grows past 1,000 bytes, which ends in an OSError as on a full disk."""
+    @contextmanager
+    def limited(size):
+        usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    return limited
 
 
 @pytest.fixture
