@@ -59,6 +59,7 @@ class SMAConfig:
     decoder_qk_dim: int = 0
     decoder_mlp_ratio: int = 0
     head_mlp_ratio: int = 0  # theirs is 1
+    head_residual: int = 0  # theirs is 1: the head's query is added to its answer
     # the fields in FREE: each stage chooses them anew; all others are the shape, which stays with the weights
     dropout: float = 0.0  # embeddings, attention weights, and what attention and MLP add to the stream
     drop_path: float = 0.0  # chance that a sample skips a block's attention or MLP
@@ -92,7 +93,7 @@ class Layer(nn.Module):
 
         a block, self-attention   y = x + attend(queries(x), LN(x));   y + MLP(LN(y))      forward
         the masking layer         keys and values from X^ as it is                         SMA.encode
-        the decoder, the head     what asks is added in the head alone                     Decoder
+        the decoder               no residual to what asks                                 Decoder
 
     The values, the residual stream and the MLP are as wide as what asks, q_dim.
     """
@@ -164,7 +165,7 @@ class Decoder(nn.Module):
     def forward(self, q, H, filled=None, stream=0):
         """
         q (B or 1, m, qk_dim) from `queries`, H (B, l, d), filled (B, l) bool or None -> (B, m, n_out).
-        stream: what attention is added to: nothing, where positions ask; the query itself in the head.
+        stream: what attention is added to: nothing; the query itself in a head of the authors'.
         """
         return self.out(self.ln_out(self.layer.mlp(stream + self.layer.attend(q, self.ln_H(H), filled))))
 
@@ -298,7 +299,8 @@ class SMA(nn.Module):
     def predict(self, x, valid=None):
         """The fine-tuning head, nothing hidden: one learned query asks H. -> (B, n_out)"""
         H, H_filled = self.encode(self.embed(x), valid)
-        return self.head(self.head.layer.queries(self.head_query)[None], H, H_filled, self.head_query)[:, 0]
+        stream = self.head_query if self.config.head_residual else 0
+        return self.head(self.head.layer.queries(self.head_query)[None], H, H_filled, stream)[:, 0]
 
     def features(self, x, valid=None):
         """One vector a sample, nothing hidden: the mean of H over its rows. -> (B, d)"""
@@ -472,7 +474,7 @@ def from_theirs(c, state):
                 v_dim=d, n_layer=1 + c['num_self_attends_per_block'], n_latent=c['num_latents'] * cross,
                 mlp_ratio=ratio, n_out=len(state['perceiver.decoder.final_project.bias']) if tuned else 0)
     others = dict(first_heads=(c['num_cross_attention_heads'] if cross else h, h),  # (theirs, what 0 means)
-                  head_mlp_ratio=(1, ratio))
+                  head_mlp_ratio=(1, ratio), head_residual=(1, 0))
     if not tuned:
         others.update(decoder_heads=(decoder.get('num_heads') or c['decoder_heads'], math.gcd(h, e)),
                       decoder_qk_dim=(decoder.get('qk_channels') or e, qk),

@@ -222,7 +222,7 @@ def test_each_shape_knob_of_pretrain_is_one_of_finetune():
     pre, fine = (find_knobs(ROOT / f'{name}.py')[0] for name in ('pretrain', 'finetune'))
     fields = set(vars(SMAConfig()))
     assert (fields - {*FREE}) & set(pre) <= set(fine), 'a shape knob that finetune.py lacks; or put it in model.FREE'
-    theirs = {'first_heads', 'decoder_heads', 'decoder_qk_dim', 'decoder_mlp_ratio', 'head_mlp_ratio'}  # from a checkpoint alone
+    theirs = {'first_heads', 'decoder_heads', 'decoder_qk_dim', 'decoder_mlp_ratio', 'head_mlp_ratio', 'head_residual'}
     assert fields - {*pre, *fine} == {'d_raw', 'n_out'} | theirs  # the first two come from the data
 
 
