@@ -779,7 +779,7 @@ def test_all_kinds_of_pixels_become_rgb(tmp_path, put):
 
 
 def test_16_bits_of_grey_are_not_cut_off(tmp_path):
-    from PIL import Image
+    Image = pytest.importorskip('PIL.Image')
     grey = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
     for name in ('a.png', 'b.tif'):
         Image.fromarray(grey).save(tmp_path / name)
