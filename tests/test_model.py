@@ -312,7 +312,7 @@ def test_torch_compile_takes_any_width_for_one_program(n_latent, monkeypatch):
     counters.clear()
     monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))
     for seed in (0, 1):
-        model = make(n_latent, 0, double=False, seq_len=128, seed=seed, n_layer=2)
+        model = make(n_latent, 0, double=False, seq_len=128, seed=seed, n_layer=1)
         compiled = wrap(model, SimpleNamespace(world=1, compile='default'))
         for n in range(20, 120, 5):
             x, valid = torch.randint(6, 262, (B, n)), torch.arange(n) < torch.randint(n - 8, n + 1, (B, 1))
