@@ -132,19 +132,24 @@ def soak(minutes):
         step = torch.load(folder / 'out/last.pt', weights_only=True)['step']
         print(f'| soak of pre-training, {minutes} minutes | {hit} kills, {step:,} steps | memory grew by at most '
               f'{100 * growth:.1f} % within a process |', flush=True)
+        tune_again(folder)
 
-        code = f'''if 1:
-            import os, runpy, sys, threading
-            def count():
-                return len(os.listdir('/proc/self/fd')), len(os.listdir('/proc/self/task'))
-            seen = []
-            for i in range(50):
-                sys.argv = ['finetune.py', *{[*FINE, '--out_dir=ft', '--epochs=2']!r}]
-                runpy.run_path({str(ROOT / 'finetune.py')!r}, run_name='__main__')
-                seen.append(count())
-            print('open files and threads:', *seen[2], 'after 3 runs,', *seen[-1], 'after 50', file=sys.stderr)'''
-        done = subprocess.run([sys.executable, '-c', code], cwd=folder, env=ENV, capture_output=True, text=True)
-        print(f'| 50 fine-tunings in one process | {done.stderr.splitlines()[-1]} | |', flush=True)
+
+def tune_again(folder):
+    """Fifty fine-tunings in one process, of the t.csv in this folder."""
+    code = f'''if 1:
+        import os, runpy, sys
+        sys.path.insert(0, {str(ROOT)!r})
+        def count():
+            return len(os.listdir('/proc/self/fd')), len(os.listdir('/proc/self/task'))
+        seen = []
+        for i in range(50):
+            sys.argv = ['finetune.py', *{[*FINE, '--out_dir=ft', '--epochs=2']!r}]
+            runpy.run_path({str(ROOT / 'finetune.py')!r}, run_name='__main__')
+            seen.append(count())
+        print('open files and threads:', *seen[2], 'after 3 runs,', *seen[-1], 'after 50', file=sys.stderr)'''
+    done = subprocess.run([sys.executable, '-c', code], cwd=folder, env=ENV, capture_output=True, text=True)
+    print(f'| 50 fine-tunings in one process | {done.stderr.splitlines()[-1]} | |', flush=True)
 
 
 def fuzz(minutes):
