@@ -63,7 +63,7 @@ def data_knobs(config, checkpoint=None):
     if checkpoint and not same and kind in TABLES:
         named = checkpoint.get('columns') if checkpoint['model_args']['d_raw'] else own.get('input_column')
         knobs['input_column'] = knobs['input_column'] or named
-    knobs['categories'] = (own if same else checkpoint or {}).get('categories') or None
+    knobs['categories'] = (checkpoint or {}).get('categories') or None
     return knobs
 
 

@@ -194,7 +194,7 @@ def main():
 
     config['dataset'] = dataset or (None if first else 'collider')
     data, config['seq_len'] = open_data(config, run, first)
-    config.update(data_knobs(config, first), max_len=data.max_len)
+    config.update({k: v for k, v in data_knobs(config, first).items() if k in config}, max_len=data.max_len)
     for begin in filter(None, starts.values()):
         if begin is not first:
             warn(check_fits(data, begin), run)

@@ -100,6 +100,24 @@ def test_the_table_has_a_row_for_no_model_at_all(run, table, tmp_path):
         assert '1 of them answer all rows alike |' in done.stdout
 
 
+def test_texts_of_another_file_are_numbered_as_the_checkpoint_learned_them(run, tmp_path):
+    """Pre-trained on one file, fine-tuned on another, and scored again: what finetune.py writes can be read."""
+    rng = np.random.default_rng(0)
+    for name, kinds in (('a', ['red', 'green', 'blue']), ('b', ['blue', 'red', 'green'])):
+        rows = [f'{u:.3f},{kinds[i % 3]},{int(u > 0)}\n' for i, u in enumerate(rng.normal(size=200))]
+        (tmp_path / f'{name}.csv').write_text('u,kind,y\n' + ''.join(rows))
+    shares = ['--label_column=y', '--val_share=0.2', '--test_share=0.2']
+    run('pretrain.py', *PRE, *shares, '--dataset=a.csv', '--out_dir=pre/guided')
+    fine = [*FINE, *shares, '--dataset=b.csv', '--init_from=pre/guided', '--out_dir=ft', '--epochs=1']
+    run('finetune.py', *fine)
+    score = results(tmp_path / 'ft')[0]['test'][0]
+    path = tmp_path / 'ft/pre-guided-lr0.003-seed0.pt'
+    assert torch.load(path, weights_only=True)['categories'] == {'kind': {'red': 0, 'green': 1, 'blue': 2}}
+    assert f': {score:.4f}' in run('eval.py', f'--ckpt={path}', '--device=cpu').stdout
+    assert 'made anew' not in run('finetune.py', *fine, '--resume').stdout
+    assert '200 predictions' in run('eval.py', f'--ckpt={path}', '--predict=a.csv', '--device=cpu').stdout
+
+
 def test_every_start_must_know_the_columns(run, table, tmp_path):
     run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre/a')
     text = (tmp_path / 't.csv').read_text()
