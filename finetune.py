@@ -157,8 +157,8 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
     if 'model' not in best:
         fail(f'{name}, lr {lr:g}, seed {seed}: no validation score is a number: lower lr, or look at the data')
     return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=data.norm,
-                columns=data.columns, categories=data.meta['categories'], outcome=outcome, lr=lr, seed=seed,
-                step=best['step'], val_score=best['val_score'], n_train=len(train_rows))
+                columns=data.columns, categories=data.meta['categories'], data=data.fingerprint, outcome=outcome,
+                lr=lr, seed=seed, step=best['step'], val_score=best['val_score'], n_train=len(train_rows))
 
 
 def loss_of(output, y, target):

@@ -89,8 +89,10 @@ def open_data(config, run, checkpoint=None):
     if checkpoint:
         own = checkpoint['config']
         moved = [f'{k} {own[k]} (now {knobs[k]})' for k in ('val_share', 'test_share', 'split_seed')
-                 if own.get('dataset') == knobs['dataset'] and own.get(k) not in (None, knobs[k])]
-        if moved:
+                 if own.get(k) not in (None, knobs[k])]
+        if checkpoint.get('data', dataset.fingerprint) != dataset.fingerprint:
+            moved.append(f'other contents of {dataset.name}')
+        if moved and own.get('dataset') == knobs['dataset']:
             say(run, f'warning: the checkpoint was trained with {", ".join(moved)}: rows that it learned from '
                      'may be validation or test rows now')
         warn(check_fits(dataset, checkpoint), run)

@@ -100,6 +100,21 @@ def test_the_table_has_a_row_for_no_model_at_all(run, table, tmp_path):
         assert '1 of them answer all rows alike |' in done.stdout
 
 
+def test_a_file_that_has_changed_since_is_said(run, table, tmp_path):
+    """By fine-tuning, and by scoring what that made; not where nothing has changed, nor of another file."""
+    fine = [*FINE, *table, '--label_column=side', '--target=binary', '--init_from=pre/guided', '--epochs=1']
+    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre/guided')
+    said = 'trained with other contents of t: rows that it learned from may be validation'
+    assert said not in run('finetune.py', *fine, '--out_dir=ft').stdout
+    score = ['eval.py', '--ckpt=ft/pre-guided-lr0.003-seed0.pt', '--device=cpu']
+    assert said not in run(*score).stdout
+    text = (tmp_path / 't.csv').read_text()
+    (tmp_path / 'u.csv').write_text(text)
+    assert said not in run(*score, '--dataset=u.csv', '--label_column=side').stdout
+    (tmp_path / 't.csv').write_text(text[:text.rindex('\n', 0, -1) + 1])  # a row less
+    assert said in run('finetune.py', *fine, '--out_dir=new').stdout and said in run(*score).stdout
+
+
 def test_texts_of_another_file_are_numbered_as_the_checkpoint_learned_them(run, tmp_path):
     """Pre-trained on one file, fine-tuned on another, and scored again: what finetune.py writes can be read."""
     rng = np.random.default_rng(0)
