@@ -56,8 +56,8 @@ def data_knobs(config, checkpoint=None):
     from prepare import TABLES, kind_of
     same, knobs = config['dataset'] in (None, own.get('dataset')), {}
     kind = kind_of(config['dataset'] or '')
+    carried = ('image_size',) + ('window',) * (kind == '.txt') + ('missing',) * (kind in TABLES)
     for name, default in PREPARE_KNOBS.items():
-        carried = ('image_size',) + ('window',) * (kind == '.txt') + ('missing',) * (kind in TABLES)
         kept = own.get(name) if same or name in carried else None
         knobs[name] = next((v for v in (config[name], kept, default) if v is not None), None)
     if checkpoint and not same and kind in TABLES:
@@ -642,7 +642,7 @@ def scores(outcome, labels, p):
     is left out where they are not there."""
     values = {outcome['metric']: score(outcome, labels, p)}
     for name, (_, targets, _) in METRICS.items():
-        if outcome['target'] in targets and (name != 'roc_auc' or len({*labels}) == 2):
+        if name not in values and outcome['target'] in targets and (name != 'roc_auc' or len({*labels}) == 2):
             values[name] = score({**outcome, 'metric': name}, labels, p)
     return values
 

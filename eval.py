@@ -383,7 +383,8 @@ def plot(panels, x_name, path):
         for label, points in curves.items():
             ys = np.array([y for _, y in points])
             some = ys[np.linspace(0, len(ys) - 1, min(40, len(ys))).round().astype(int)]
-            line = ''.join('▁▂▃▄▅▆▇█'[round(v)] for v in (some - some.min()) / (np.ptp(some) or 1) * 7)
+            heights = (some - some.min()) / (np.ptp(some) or 1) * 7
+            line = ''.join('▁▂▃▄▅▆▇█'[round(v)] for v in heights)
             print(f'  {line:40}  {ys[0]:.4g} -> {ys[-1]:.4g}  {label}')
     across, lines = next(k for k in (3, 2, 1) if len(panels) % k == 0), {}
     down = len(panels) // across

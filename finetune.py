@@ -157,8 +157,9 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
     if 'model' not in best:
         fail(f'{name}, lr {lr:g}, seed {seed}: no validation score is a number: lower lr, or look at the data')
     return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=data.norm,
-                columns=data.columns, categories=data.meta['categories'], data=data.fingerprint, outcome=outcome,
-                lr=lr, seed=seed, step=best['step'], val_score=best['val_score'], n_train=len(train_rows))
+                columns=data.columns, categories=data.meta['categories'], data=data.fingerprint,
+                outcome=outcome, lr=lr, seed=seed, step=best['step'], val_score=best['val_score'],
+                n_train=len(train_rows))
 
 
 def loss_of(output, y, target):
@@ -197,7 +198,7 @@ def main():
     config.update({k: v for k, v in data_knobs(config, first).items() if k in config}, max_len=data.max_len)
     for begin in filter(None, starts.values()):
         if begin is not first:
-            warn(check_fits(data, begin), run)
+            warn(run, check_fits(data, begin))
         begin['norm'] = begin['norm'] or data.norm  # the authors' weights do not say
     config['out_dir'] = out_dir or f'out/finetune_{name_of(config["dataset"])}{"_frozen" * freeze}'
     outcome, rows, note = settle_outcome(data, target, metric)

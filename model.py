@@ -495,7 +495,6 @@ def from_theirs(c, state):
     for name, p in model.state_dict().items():  # a Linear of theirs may have no bias
         if name.endswith('.bias') and not c.get('dense_use_bias'):
             weights.setdefault(name, torch.zeros(p.shape, dtype=weights['P'].dtype))
-    load_weights(model, {k: t.to('meta') for k, t in weights.items()})
 
     guided = c.get('cross_train_noising_args')
     noise = (guided or teacher.get('train_transform_args') or [['', {}]])[0][1]

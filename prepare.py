@@ -196,7 +196,7 @@ def write(folder, name, sources, meta):
     split code is that of rows whose chunk does not say its own. keys.bin: see Dataset.draw.
     """
     shape, lengths, firsts, codes, splits = None, [], [], [], []  # shape: () for bytes, (n, d_raw) for floats
-    moments, is_text = [], True
+    from_file, moments, is_text = isinstance(meta['source'], list), [], True  # not a data set known by name
     code_of = {}  # distinct label -> its number, so that 11 million labels take no more room than they must
     files = {}  # file: (size, crc32), by which a later stage knows it whole
 
@@ -216,19 +216,20 @@ def write(folder, name, sources, meta):
                 fail(f'the files of {name} differ: text, pairs, or rows of {shape} and {this} numbers')
             shape = this
             if is_array:
-                rows = [row.tobytes() for row in x]
-                if not meta['image_size']:
+                put('x.bin', x.tobytes())
+                if from_file and not meta['image_size']:
                     moments.append([(~np.isnan(x)).sum(0), np.nansum(x, 0, np.float64), np.fmin.reduce(x),
                                     np.fmax.reduce(x), np.nansum(x.astype(np.float64) ** 2, 0)])
             else:
                 if shape:
                     firsts.append(np.array([len(a) for a, _ in x], np.int64))
                     x = [a + b for a, b in x]
-                rows, text = x, b''.join(x)
+                text = b''.join(x)
+                put('x.bin', text)
                 is_text = is_text and len(text.decode(errors='ignore').encode()) == len(text)
                 lengths.append(np.array([len(sequence) for sequence in x], np.int64))
-            put('x.bin', b''.join(rows))
-            if isinstance(meta['source'], list):  # a user's files; known data sets keep their known splits
+            if from_file:  # known data sets keep their known splits
+                rows = (row.tobytes() for row in x) if is_array else x
                 put('keys.bin', b''.join(hashlib.blake2b(row, digest_size=8).digest() for row in rows))
             y = [None] * len(x) if y is None else y
             codes.append(np.array([code_of.setdefault(v, len(code_of)) for v in y], np.int32))
@@ -246,7 +247,7 @@ def write(folder, name, sources, meta):
         put('offsets.bin', np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths])).tobytes())
     if firsts:
         put('firsts.bin', np.concatenate(firsts).tobytes())
-    if moments and isinstance(meta['source'], list):
+    if moments:
         meta['notes'] += oddities(meta['columns'], *map(np.stack, zip(*moments)))
     if not is_text:
         meta['notes'].append('this is not UTF-8 text, and its bytes are read as they are; to change that: '
@@ -573,19 +574,6 @@ def parquet_rows(path):
         fail(f'cannot read {path}: {error}')
 
 
-@contextmanager
-def json_errors(path, count):
-    """What has not been read yet is no error; numbers of 5,000 digits and lists a thousand deep are."""
-    try:
-        yield
-    except json.JSONDecodeError:
-        pass
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as error:
-        fail(f'{path}: cannot read what comes after item {count} ({error})')
-
-
 def json_rows(path, end=']'):
     """One JSON list of objects, which need not fit in memory; .jsonl, end='': objects alone. The first one's
     keys are the columns; a value that is a list of one is that one (TAPE)."""
@@ -597,7 +585,7 @@ def json_rows(path, end=']'):
             if len(text) > LONGEST:
                 fail(f'{path} has an object of more than {LONGEST:,} bytes (LONGEST in prepare.py): see item '
                      f'{count + 1}; wanted is a list of objects')
-            with json_errors(path, count):  # the list's end, or this object's has not been read yet
+            try:
                 while True:
                     at = between.match(text, at).end()
                     item, at = decoder.raw_decode(text, at)
@@ -609,6 +597,12 @@ def json_rows(path, end=']'):
                         yield 0, keys
                     cells = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in map(item.get, keys)]
                     yield count, ['' if v is None or isinstance(v, (list, dict)) else str(v) for v in cells]
+            except json.JSONDecodeError:  # the list's end, or this object's has not been read yet
+                pass
+            except UserError:
+                raise
+            except (ValueError, RecursionError) as error:  # numbers of 5,000 digits, lists a thousand deep
+                fail(f'{path}: cannot read what comes after item {count} ({error})')
     if keys is None or text[at:].strip() != end:
         fail(f'{path} is no JSON list of objects (those of a .jsonl have no brackets), or it is cut short')
 

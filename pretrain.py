@@ -111,7 +111,7 @@ def main():
     config.update({k: v for k, v in shape.items() if k in config})
     data, width = open_data(config, run)
     if given:
-        warn(check_fits(data, given), run)
+        warn(run, check_fits(data, given))
     train_rows, val_rows = data.rows('train'), data.rows('val')
     if not len(train_rows):
         fail(f'{dataset} has no train rows: see split_column, val_file, val_share and their like')
@@ -222,13 +222,12 @@ def main():
         better = values.get('val_loss_random', math.inf) < best
         best = min(best, values.get('val_loss_random', math.inf))
         latest = step % save_interval == 0 or step == total or stopped
-        if better or latest:
+        if better or latest:  # all ranks: see Interval.state_dict
             checkpoint = {name: part.state_dict() for name, part in parts.items()}
             checkpoint.update(model_args=model_args, norm=data.norm, columns=data.columns, config=config,
                               categories=data.meta['categories'], step=step, best=best,
                               data=data.fingerprint, dealt=dealt)
-        if run.rank == 0 and (better or latest):
-            for name in ['best.pt'] * better + ['last.pt'] * latest:
+            for name in (['best.pt'] * better + ['last.pt'] * latest) * (run.rank == 0):
                 save(out / name, checkpoint)
 
     bar.close()

@@ -95,7 +95,7 @@ def open_data(config, run, checkpoint=None):
         if moved and own.get('dataset') == knobs['dataset']:
             say(run, f'warning: the checkpoint was trained with {", ".join(moved)}: rows that it learned from '
                      'may be validation or test rows now')
-        warn(check_fits(dataset, checkpoint), run)
+        warn(run, check_fits(dataset, checkpoint))
         dataset.norm = checkpoint['norm'] or \
             fit_norm(dataset, dataset.rows('train'), config.get('norm') or 'standard')
         seq_len, max_len = checkpoint['model_args']['seq_len'], max_len or checkpoint['config'].get('max_len')
@@ -184,7 +184,7 @@ def say(run, text):
         sys.stdout.flush()
 
 
-def warn(text, run):
+def warn(run, text):
     """A warning, if there is one."""
     if text:
         say(run, f'warning: {text}')

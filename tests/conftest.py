@@ -18,6 +18,7 @@ import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
 sys.path.insert(0, str(ROOT))
 import runtime  # noqa: E402
 
@@ -71,8 +72,7 @@ def run(tmp_path, monkeypatch, capsys):
 def two_processes(tmp_path):
     """two_processes(script, *options) runs a script in the same folder under torchrun, on two gloo processes."""
     def call(script, *options):
-        torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-        done = subprocess.run([*torchrun, str(ROOT / script), *options], cwd=tmp_path, text=True,
+        done = subprocess.run([*TORCHRUN, str(ROOT / script), *options], cwd=tmp_path, text=True,
                               capture_output=True, timeout=120, env={**os.environ, 'OMP_NUM_THREADS': '1'})
         assert done.returncode == 0, done.stderr
         return done

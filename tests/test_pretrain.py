@@ -19,7 +19,7 @@ import torch
 
 import model
 import runtime
-from conftest import ROOT
+from conftest import ROOT, TORCHRUN
 from runtime import lr_at
 
 TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--batch_size=8',
@@ -219,8 +219,7 @@ def test_a_folder_that_vanishes_is_made_again(run, table, tmp_path, monkeypatch)
 
 def test_a_rank_that_is_killed_ends_the_run(table, tmp_path):
     """Within 30 seconds, with a line, no traceback of ours, and no orphan."""
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    process = subprocess.Popen([*torchrun, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000'],
+    process = subprocess.Popen([*TORCHRUN, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000'],
                                cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for('step 4:', process)
     children = Path(f'/proc/{process.pid}/task/{process.pid}/children')
@@ -240,8 +239,7 @@ def test_a_rank_that_is_killed_ends_the_run(table, tmp_path):
 
 
 def test_ranks_do_not_outlive_torchrun(table, tmp_path):
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    process = subprocess.Popen([*torchrun, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000'],
+    process = subprocess.Popen([*TORCHRUN, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000'],
                                cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     wait_for('step 4:', process)
     ranks = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
