@@ -67,7 +67,7 @@ decode_pieces = 1  # more: the decoder works piece by piece, twice as long, wher
 mask = 'guided'  # the paper's method; its baseline is random; masking.py has more: guided_exact, word, patch
 mask_ratio = 0.5  # r, the share of the inputs hidden
 n_query = 1  # queries drawn for each guided mask, |R|; at most all there are
-mask_anneal = 0.0  # share of the steps over which guided masks tighten from random ones (physics: 0.25)
+mask_anneal: float | None = None  # share of the steps that tighten from random; None = 1 for tables, else 0
 # optimiser
 batch_size = 256  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step, for batches that do not fit in memory
@@ -99,7 +99,7 @@ MAY_CHANGE = {'resume', 'init_from', 'out_dir', 'data_dir', 'epochs', 'max_steps
 def main():
     config = configure(globals())
     check_numbers(config, ('log_interval', 'eval_interval', 'save_interval'))
-    if not 0 <= mask_anneal <= 1:
+    if not 0 <= (mask_anneal or 0) <= 1:
         fail(f'mask_anneal={mask_anneal} must lie between 0 and 1')
     out = Path(out_dir or f'out/{name_of(dataset)}/{mask}')
     run, stop = set_up(config), Stop()
@@ -119,7 +119,9 @@ def main():
     how = Masking.of(config)
     yardstick = replace(how, mask='random')  # masks that do not move with the weights, to compare steps by
     check_masking(how, data.lengths(train_rows), data.d_raw)
-    config.update(seq_len=width, out_dir=str(out))
+    # tables: annealed masks were the best of the guided ones, or as good (RESULTS.md, "No harm by default")
+    anneal = float(data.meta['kind'] == 'floats') if mask_anneal is None else mask_anneal
+    config.update(seq_len=width, out_dir=str(out), mask_anneal=anneal)
 
     # model and optimiser
     seed_all(seed)
@@ -172,8 +174,8 @@ def main():
     while step < total and not stopped:
         rate = set_lr(optimizer, lr_at(step, total, lr, min_lr, warmup_steps))
         looseness = None  # a tensor: torch.compile would take every new float for a new program
-        if step < mask_anneal * total:  # filled in there: a copy would wait for the device
-            looseness = torch.full((), lr_at(step, mask_anneal * total, 1.0, 0.0, 0), device=run.device)
+        if step < anneal * total:  # filled in there: a copy would wait for the device
+            looseness = torch.full((), lr_at(step, anneal * total, 1.0, 0.0, 0), device=run.device)
 
         for i in range(accumulation):
             # batch: x (B, n) int64 or (B, n, d_raw) float32, valid (B, n) bool or None; `step_rows` are all

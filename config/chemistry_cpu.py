@@ -4,7 +4,7 @@ Molecules as SMILES bytes, a Transformer small enough for two CPU cores.
     python pretrain.py config/chemistry_cpu.py --dataset=molecules.smi
 
 Any file of SMILES, one a line (.smi, .txt, also .gz or .xz). Two CPU cores: about six minutes.
-The baseline: --mask=random. Expected: see ESOL in RESULTS.md.
+The baseline: --mask=random. Expected: see Molecules in RESULTS.md.
 """
 val_share = 0.002
 test_share = 0.002

@@ -5,8 +5,7 @@ Particle physics, the HIGGS-small split: Table 10 of the paper, its Transformer 
     python pretrain.py config/higgs_small.py --dataset=train.npz --val_file=val.npz --test_file=test.npz
 
 The full 800 epochs are for a GPU; the short run on two CPU cores in RESULTS.md overrides the width and the
-steps. The authors tighten guided masks from random ones over the first quarter (--mask_anneal=0.25; the
-paper does not say so).
+steps.
 Expected (paper, Table 3b, after config/finetune_higgs.py --task=higgs_small): random 74.0 %, guided 74.8 %.
 """
 dataset = 'higgs_small'
@@ -21,6 +20,7 @@ v_dim = 128
 n_latent = 0
 # Table 10b
 mask_ratio = 0.5 if mask == 'random' else 0.2
+mask_anneal = 0.25  # the authors' code, for physics; the paper does not say so
 lr = 1e-4
 epochs = 800  # footnote 6
 batch_size = 256

@@ -20,6 +20,7 @@ v_dim = 128
 n_latent = 0
 # Table 10b
 mask_ratio = 0.5 if mask == 'random' else 0.2
+mask_anneal = 0.0  # the paper
 lr = 1e-4
 epochs = 50
 batch_size = 256

@@ -61,6 +61,17 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.parametrize('data, anneal', [('table', 1), ('lines', 0)])
+def test_masks_of_tables_anneal_unless_told_otherwise(run, request, tmp_path, data, anneal):
+    """A run with no word of it is the run with that number, bit for bit, and another than the one with the other."""
+    options = [*TINY, *request.getfixturevalue(data), '--max_steps=8']
+    said = {'plain': [], 'said': [f'--mask_anneal={anneal}'], 'other': [f'--mask_anneal={1 - anneal}']}
+    for name, more in said.items():
+        run('pretrain.py', *options, *more, f'--out_dir={name}')
+    plain, said, other = (weights(tmp_path / name / 'last.pt') for name in ('plain', 'said', 'other'))
+    assert same(plain, said) and not same(plain, other)
+
+
 @pytest.mark.parametrize('n_latent', [0, 4])
 def test_a_resumed_run_is_bit_identical(run, lines, tmp_path, n_latent):
     """
