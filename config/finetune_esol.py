@@ -4,8 +4,8 @@ ESOL: the solubility of 1,128 molecules, a regression on SMILES bytes, after con
     python finetune.py config/finetune_esol.py --dataset=delaney-processed.csv
 
 The file is MoleculeNet's delaney-processed.csv. Splits are random shares here (80/10/10), not the paper's
-scaffolds: scores are not to be compared with Table 2, nor with those of RESULTS.md, Molecules. Two CPU cores: about ten
-minutes.
+scaffolds: scores are not to be compared with Table 2, nor with those under Molecules in RESULTS.md. Two CPU
+cores: about ten minutes.
 """
 input_column = 'smiles'
 label_column = 'measured log solubility in mols per litre'

@@ -4,8 +4,7 @@ Particle physics, the HIGGS-small split: Table 10 of the paper, its Transformer 
     python pretrain.py config/higgs_small.py                            or --mask=random, the baseline
     python pretrain.py config/higgs_small.py --dataset=train.npz --val_file=val.npz --test_file=test.npz
 
-The full 800 epochs are for a GPU; the short run on two CPU cores in RESULTS.md overrides the width and the
-steps.
+The full 800 epochs are for a GPU; short runs on two CPU cores, in RESULTS.md, override width and steps.
 Expected (paper, Table 3b, after config/finetune_higgs.py --task=higgs_small): random 74.0 %, guided 74.8 %.
 """
 dataset = 'higgs_small'
