@@ -9,8 +9,7 @@ Rows are points on a curved surface: eight factors, functions of three numbers t
 `views` times, with noise, in shuffled columns. The noise grows with sqrt(views), so that the mean of a factor's views
 tells as much whatever their number. The label is where on the surface a row lies, which takes several factors to know.
 
-The stages' own scripts pre-train and probe. `factor` masks, a cheat, hide all views of a factor or none: what guided
-masks could be at best. Printed, and added to OUT/results.jsonl: for each kind of mask R^2 on test rows of a linear
+The stages' own scripts pre-train and probe. `factor` masks, a cheat, hide all views of a factor or none. Printed, and added to OUT/results.jsonl: for each kind of mask R^2 on test rows of a linear
 probe that knows 1,000 labels, and how often another view of a hidden column's factor is hidden too (half are hidden);
 R^2 of gradient boosting on the columns, and on the mean views (needs scikit-learn).
 """
@@ -29,6 +28,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 import masking
 from configurator import ROOT, configure, start
+from data import normalise
 from model import build, load, load_weights
 
 views = 4  # of each factor
@@ -64,10 +64,10 @@ def stage(name, *arguments):
 @torch.no_grad()
 def together(path, x, factor):
     """Of the hidden columns' other views, the share that is hidden too."""
-    checkpoint = load(path, ('model', 'model_args', 'config'))
+    checkpoint = load(path, ('model', 'model_args', 'norm', 'config'))
     model = build(checkpoint['model_args']).eval()
     load_weights(model, checkpoint['model'])
-    x = torch.from_numpy((x - x.mean(0)) / x.std(0))[..., None]  # (B, n, 1)
+    x = torch.as_tensor(normalise(x[..., None], checkpoint['norm']))  # (B, n, 1)
     how, generator = masking.Masking.of(checkpoint['config']), torch.Generator().manual_seed(0)
     hidden = model.choose_mask(x, model.embed(x), torch.ones(x.shape[:2], dtype=torch.bool), how, generator).double()
     alike = torch.as_tensor(factor[:, None] == factor).double().fill_diagonal_(0)  # (n, n)
