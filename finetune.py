@@ -78,7 +78,7 @@ drop_path = 0.0  # chance that a sample skips a block's branch
 # optimiser
 batch_size = 128  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step
-epochs = 40  # passes over the labelled rows
+epochs: int | None = None  # passes over the labelled rows; None = 40, and more where they are few: 1,200 steps
 max_steps: int | None = None  # optimiser steps; None = what the epochs take
 lr = (1e-3,)  # peak learning rates: of several, the best on validation is kept
 min_lr = 0.0  # where the cosine ends
@@ -92,7 +92,7 @@ dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 e
 compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
 out_dir: str | None = None  # checkpoints and results; None = out/finetune_DATASET, with _frozen
 resume = False  # keep the runs that OUT_DIR already holds whole
-eval_interval: int | None = None  # steps between validations; None = an epoch
+eval_interval: int | None = None  # steps between validations; None = an epoch, a hundred times at most
 # -----------------------------------------------------------------------------
 
 
@@ -121,8 +121,9 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
     labels[train_rows] = torch.from_numpy(y).to(kind)
 
     steps_per_epoch = len(train_rows) // batch_size
-    total = max_steps or epochs * steps_per_epoch
-    interval = eval_interval or steps_per_epoch
+    # after few steps a pre-trained start may lie behind scratch, which it will pass: RESULTS.md, "No harm"
+    total = max_steps or steps_per_epoch * (epochs or max(40, math.ceil(1200 / steps_per_epoch)))
+    interval = eval_interval or steps_per_epoch * math.ceil(total / steps_per_epoch / 100)
     best = dict(merit=-math.inf)
     bar = tqdm(total=total, desc=f'{name} lr {lr:g} seed {seed}', leave=False,
                disable=run.rank > 0 or not sys.stderr.isatty())

@@ -8,4 +8,5 @@ Two CPU cores: about forty seconds for each row of the table. Expected: the quic
 """
 dataset = 'collider'
 n_train = 1000
+epochs = 40  # 280 steps, for a quick start
 eval_interval = 28
