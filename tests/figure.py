@@ -2,7 +2,7 @@
 Draws assets/results/gap.png from what RESULTS.md's commands leave behind: `python tests/figure.py` (needs matplotlib).
 
 Left, "Does the gap close with longer training?": out/l/KIND-PASSES fine-tuned in out/finetune_l. Right, "When should
-guided masks help?": out/redundancy/results.jsonl, a dot a world.
+guided masks help?": out/redundancy/results.jsonl, a dot a world, Transformers alone.
 """
 
 import json
@@ -29,12 +29,13 @@ for shift, (kind, (label, colour)) in enumerate(KINDS.items()):
     scores = [tests[f'{kind}-{p}'] for p in passes]
     left.errorbar(np.array(passes) * 1.05 ** (shift - 1), [s.mean() for s in scores], [s.std(ddof=1) for s in scores],
                   color=colour, marker='o', ms=4, capsize=3, label=label)
-left.set(xscale='log', xlabel='passes over HIGGS-small', ylabel='test accuracy, 1,000 labels', xticks=passes,
-         xticklabels=passes)
+ticks = sorted({int(name.split('-')[1]) for name in tests if '-' in name})
+left.set(xscale='log', xlabel='passes over HIGGS-small', ylabel='test accuracy, 1,000 labels', xticks=ticks,
+         xticklabels=ticks)
 left.minorticks_off()
 left.legend(fontsize=7)
 
-runs = lines('out/redundancy/results.jsonl')
+runs = [run for run in lines('out/redundancy/results.jsonl') if not run['n_latent']]
 views = sorted({run['views'] for run in runs})
 gaps = [[run['guided'] - run['random'] for run in runs if run['views'] == v] for v in views]
 right.plot(views, [np.mean(g) for g in gaps], color='k')
