@@ -9,9 +9,10 @@ Rows are points on a curved surface: eight factors, functions of three numbers t
 `views` times, with noise, in shuffled columns. The noise grows with sqrt(views), so that the mean of a factor's views
 tells as much whatever their number. The label is where on the surface a row lies, which takes several factors to know.
 
-The stages' own scripts pre-train and probe. `factor` masks, a cheat, hide all views of a factor or none. Printed, and added to OUT/results.jsonl: for each kind of mask R^2 on test rows of a linear
-probe that knows 1,000 labels, and how often another view of a hidden column's factor is hidden too (half are hidden);
-R^2 of gradient boosting on the columns, and on the mean views (needs scikit-learn).
+The stages' own scripts pre-train and probe. `factor` masks, a cheat, hide all views of a factor or none. Printed,
+and added to OUT/results.jsonl: for each kind of mask R^2 on test rows of a linear probe that knows 1,000 labels, and
+how often another view of a hidden column's factor is hidden too (half are hidden); R^2 of gradient boosting on the
+columns, and on the mean views (needs scikit-learn).
 """
 
 import json

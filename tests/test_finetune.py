@@ -282,7 +282,8 @@ def test_mistakes_end_in_one_line(run, table, tmp_path):
 
 def test_few_rows_are_passed_over_until_1200_steps(run, table, tmp_path):
     """One step a pass: 1,200 passes, of which every twelfth is scored; epochs=3 means three."""
-    fine = [*TINY, *table, '--batch_size=128', '--label_column=value', '--init_from=scratch', '--seeds=0', '--out_dir=ft']
+    fine = [*TINY, *table, '--batch_size=128', '--label_column=value', '--init_from=scratch', '--seeds=0',
+            '--out_dir=ft']
     for epochs, steps in (([], range(12, 1201, 12)), (['--epochs=3'], (1, 2, 3))):
         run('finetune.py', *fine, *epochs)
         assert [json.loads(line)['step'] for line in (tmp_path / 'ft/log.jsonl').read_text().splitlines()] == [*steps]
