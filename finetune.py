@@ -121,7 +121,7 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
     labels[train_rows] = torch.from_numpy(y).to(kind)
 
     steps_per_epoch = len(train_rows) // batch_size
-    # after few steps a pre-trained start may lie behind scratch, which it will pass: RESULTS.md, "No harm"
+    # after fewer steps a pre-trained start may lie behind scratch: RESULTS.md, "No harm by default"
     total = max_steps or steps_per_epoch * (epochs or max(40, math.ceil(1200 / steps_per_epoch)))
     interval = eval_interval or steps_per_epoch * math.ceil(total / steps_per_epoch / 100)
     best = dict(merit=-math.inf)

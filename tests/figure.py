@@ -1,5 +1,6 @@
 """
-Draws assets/results/gap.png from what RESULTS.md's commands leave behind: `python tests/figure.py` (needs matplotlib).
+Draws assets/results/gap.png from what RESULTS.md's commands leave behind: `python tests/figure.py` (needs
+matplotlib).
 
 Left, "Does the gap close with longer training?": out/l/KIND-PASSES fine-tuned in out/finetune_l. Right, "When should
 guided masks help?": out/redundancy/results.jsonl, a dot a world, Transformers alone.
@@ -26,9 +27,9 @@ left.axhspan(scratch.mean() - scratch.std(ddof=1), scratch.mean() + scratch.std(
 left.axhline(scratch.mean(), color='0.5', ls='--', label='from scratch')
 for shift, (kind, (label, colour)) in enumerate(KINDS.items()):
     passes = sorted(int(name.split('-')[1]) for name in tests if name.startswith(kind))
-    scores = [tests[f'{kind}-{p}'] for p in passes]
-    left.errorbar(np.array(passes) * 1.05 ** (shift - 1), [s.mean() for s in scores], [s.std(ddof=1) for s in scores],
-                  color=colour, marker='o', ms=4, capsize=3, label=label)
+    scores = np.array([tests[f'{kind}-{p}'] for p in passes])  # (passes, seeds)
+    left.errorbar(np.array(passes) * 1.05 ** (shift - 1), scores.mean(1), scores.std(1, ddof=1), color=colour,
+                  marker='o', ms=4, capsize=3, label=label)
 ticks = sorted({int(name.split('-')[1]) for name in tests if '-' in name})
 left.set(xscale='log', xlabel='passes over HIGGS-small', ylabel='test accuracy, 1,000 labels', xticks=ticks,
          xticklabels=ticks)

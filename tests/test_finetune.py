@@ -24,8 +24,8 @@ def table(tmp_path):
     return ['--dataset=t.csv', '--input_column=a,b,c,d', '--val_share=0.2', '--test_share=0.2']
 
 
-def results(folder):
-    return [json.loads(line) for line in (folder / 'results.jsonl').read_text().splitlines()]
+def results(folder, file='results.jsonl'):
+    return [json.loads(line) for line in (folder / file).read_text().splitlines()]
 
 
 def test_binary_from_scratch_and_pretrained_and_its_score_again(run, table, tmp_path):
@@ -191,7 +191,7 @@ def test_resume_notices_a_start_that_was_trained_anew(run, table, tmp_path):
     run('finetune.py', *fine)
 
     def log():
-        return [json.loads(line) for line in (tmp_path / 'ft/log.jsonl').read_text().splitlines()]
+        return results(tmp_path / 'ft', 'log.jsonl')
     first, (scratch, tuned) = log(), results(tmp_path / 'ft')
     done = run('finetune.py', *fine, '--resume').stdout
     assert 'made anew' not in done and log() == first and results(tmp_path / 'ft') == [scratch, tuned]
@@ -286,4 +286,4 @@ def test_few_rows_are_passed_over_until_1200_steps(run, table, tmp_path):
             '--out_dir=ft']
     for epochs, steps in (([], range(12, 1201, 12)), (['--epochs=3'], (1, 2, 3))):
         run('finetune.py', *fine, *epochs)
-        assert [json.loads(line)['step'] for line in (tmp_path / 'ft/log.jsonl').read_text().splitlines()] == [*steps]
+        assert [line['step'] for line in results(tmp_path / 'ft', 'log.jsonl')] == [*steps]
