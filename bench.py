@@ -271,7 +271,7 @@ def main():
     given = [*files, *(f'--{k}={config[k]}' for k in ('dataset', 'batch_size') if config[k] is not None)]
     knobs, blind = (configure({'__file__': ROOT / 'pretrain.py'}, [*given, f'--mask={mask}'])
                     for mask in ('guided', 'random'))
-    guided, random = (Masking(k['mask'], k['mask_ratio'], k['n_query']) for k in (knobs, blind))
+    guided, random = map(Masking.of, (knobs, blind))
     check_numbers({**knobs, 'rounds': rounds}, ('rounds',))
     run, row = set_up(config), {'config': Path(*files).stem or 'defaults'}
     row.update(device=str(run.device), dtype=run.dtype, compiled=run.compile)

@@ -20,10 +20,9 @@ prepare.py (stage 0) makes such a folder once, of flat files, which are mapped i
 import itertools
 import json
 import math
-import threading
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import Queue
 
 import numpy as np
 import torch
@@ -249,20 +248,16 @@ class Dataset:
         ids = np.full((len(rows), width), PAD, np.int64)
         ids[:, 0] = CLS
         for i, (row, n) in enumerate(zip(rows, lengths)):
-            start, end = self.offsets[row], self.offsets[row + 1]
-            if self.firsts is None:
-                ids[i, 1:n - 1] = self.x[start:start + n - 2]
-                ids[i, 1:n - 1] += FIRST_BYTE
-            else:  # a pair: if it is too long, the longer of the two loses its end
-                a, room = self.firsts[row], n - 3
-                middle = start + a
-                b = min(end - middle, max(room // 2, room - a))
+            start, a = self.offsets[row], n - 2
+            if self.firsts is not None:  # a pair: if it is too long, the longer of the two loses its end
+                first, room = self.firsts[row], n - 3
+                middle = start + first
+                b = min(self.offsets[row + 1] - middle, max(room // 2, room - first))
                 a = room - b
-                ids[i, 1:a + 1] = self.x[start:start + a]
                 ids[i, a + 2:n - 1] = self.x[middle:middle + b]
-                ids[i, 1:n - 1] += FIRST_BYTE
-                ids[i, a + 1] = SEP
-            ids[i, n - 1] = SEP
+            ids[i, 1:a + 1] = self.x[start:start + a]
+            ids[i, 1:n - 1] += FIRST_BYTE
+            ids[i, a + 1] = ids[i, n - 1] = SEP  # of a single sequence they are one place
         valid = torch.from_numpy(np.arange(width) < lengths[:, None])
         return torch.from_numpy(ids), None if (lengths == width).all() else valid  # no mask: faster attention
 
@@ -401,23 +396,18 @@ def micro_batches(dataset, rows, batch_size, accumulation, seed, step, run, labe
     step's rows), on the device. A step's rows are dealt out among ranks and accumulation in turn, so all
     share one width.
     """
-    dataset.keep_on(run.device, rows)
-    batches = deal(dataset, rows, batch_size, accumulation, seed, step, run, labels)
-    return prefetch(batches, run.device)
+    n_micro, steps_per_epoch = accumulation * run.world, len(rows) // batch_size
+    steps = (whole for epoch in itertools.count(step // steps_per_epoch)
+             for whole in epoch_batches(dataset, rows, batch_size, seed, epoch))
 
-
-def deal(dataset, rows, batch_size, accumulation, seed, step, run, labels):
-    """What micro_batches moves to the device."""
-    n_micro = accumulation * run.world
-    steps_per_epoch = len(rows) // batch_size
-    for epoch in itertools.count(step // steps_per_epoch):
-        batches = epoch_batches(dataset, rows, batch_size, seed, epoch)
-        for whole in batches[step - epoch * steps_per_epoch:]:
+    def deal():
+        for whole in itertools.islice(steps, step % steps_per_epoch, None):
             for micro in range(run.rank, n_micro, run.world):
                 mine = whole[micro::n_micro]
                 x, valid = dataset.batch(mine, dataset.width(whole))
                 yield x, valid, None if labels is None else labels[mine], whole
-            step += 1
+    dataset.keep_on(run.device, rows)
+    return prefetch(deal(), run.device)
 
 
 def prefetch(batches, device):
@@ -436,27 +426,12 @@ def prefetch(batches, device):
         for batch in batches:
             yield tuple(move(t) for t in batch)
         return
-    queue, done = Queue(maxsize=3), threading.Event()
-
-    def work():
-        try:
-            for batch in batches:
-                queue.put(tuple(move(t, pin=True) for t in batch))
-                if done.is_set():
-                    return
-            queue.put(None)
-        except BaseException as error:
-            queue.put(error)
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        while (batch := queue.get()) is not None:
-            if isinstance(batch, BaseException):
-                raise batch
+    pinned = (tuple(move(t, pin=True) for t in batch) for batch in batches)
+    with ThreadPoolExecutor(1) as thread:
+        ahead = deque(thread.submit(next, pinned, None) for _ in range(4))
+        while (batch := ahead.popleft().result()) is not None:  # what went wrong in the thread is raised here
+            ahead.append(thread.submit(next, pinned, None))
             yield tuple(move(t) for t in batch)
-    finally:
-        done.set()
-        while not queue.empty():  # let a thread that waits for room see that it is done
-            queue.get_nowait()
 
 
 # -----------------------------------------------------------------------------
@@ -549,24 +524,21 @@ def roc_auc(y, p):
     return float((ranks(p)[y == 1].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
 
 
-def f1(y, p):
-    """Of class 1: the harmonic mean of precision and recall; 0 where neither is defined."""
-    hit = int(((chosen(p) == 1) & (y == 1)).sum())
-    return 2 * hit / max(int((chosen(p) == 1).sum() + (y == 1).sum()), 1)
+def f1(y, p, k=1):
+    """Of class k: the harmonic mean of precision and recall; 0 where neither is defined."""
+    answered, there = chosen(p) == k, y == k
+    return float(2 * (answered & there).sum() / max(answered.sum() + there.sum(), 1))
 
 
 def log_loss(y, p):
     """-log of the probability of the true class, the mean."""
     p = np.stack([np.zeros(len(p)), p], 1) if p.ndim == 1 else p
-    p = p - p.max(1, keepdims=True)
-    return float((np.log(np.exp(p).sum(1)) - p[np.arange(len(y)), y.astype(np.int64)]).mean())
+    return float((np.logaddexp.reduce(p, 1) - p[np.arange(len(y)), y.astype(np.int64)]).mean())
 
 
 def macro_f1(y, p):
     """The mean of each class's F1."""
-    c = chosen(p)
-    return float(np.mean([2 * ((c == k) & (y == k)).sum() / ((c == k).sum() + (y == k).sum())
-                          for k in np.union1d(y, c)]))
+    return float(np.mean([f1(y, p, k) for k in np.union1d(y, chosen(p))]))
 
 
 def correlation(a, b):
@@ -653,8 +625,7 @@ def answers(outcome, p):
     if outcome['target'] == 'regression':
         return p[:, 0] * outcome['std'] + outcome['mean']
     p = np.concatenate([np.zeros_like(p), p], 1) if outcome['target'] == 'binary' else p
-    p = np.exp(p - p.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
+    return np.exp(p - np.logaddexp.reduce(p, 1, keepdims=True))
 
 
 def no_answer(outcome, y, n):

@@ -247,7 +247,7 @@ def show_masks(model, dataset, rows, how, out, run):
                  for j, (name, kind) in enumerate(kinds.items())}  # {name: (B, n) bool}
         first = first or (x, valid, views)  # the longest rows: the others are padded to their n
         more = {'x': x} if dataset.is_bytes else {}
-        if how.mask in ('guided', 'guided_exact'):
+        if how.mask not in BLIND:
             same_queries = generator.manual_seed(10 * i + len(baselines))
             more['exact'] = choose(replace(how, mask='guided_exact'), same_queries)
         for name, t in (views | more).items():
@@ -312,7 +312,7 @@ def show_overlap(model, dataset, rows, how, out, run):
     in the authors' code, and the overlap is the share of these m k choices that another query has made. k is
     inputs_per_query, or what l queries need to meet r.
     """
-    if how.mask not in ('guided', 'guided_exact'):
+    if how.mask in BLIND:
         fail(f'show=overlap is of the tops that guided masks take, not of mask={how.mask}')
     rows = rows[np.argsort(-dataset.lengths(rows), kind='stable')[:64]]
     n, r = int(dataset.lengths(rows).min()), how.mask_ratio

@@ -33,8 +33,8 @@ from data import (all_alike, check_fits, data_knobs, fit_norm, learnable, merit,
                   no_answer, score, scores, settle_outcome)
 from model import build, load, load_weights, save, shape_of
 from runtime import (Skips, Stop, check_batch, check_numbers, claim, finish, log_line, lr_at, make_optimizer,
-                     make_scaler, must_match, open_data, outputs, rewrite_log, say, score_rows, seed_all,
-                     set_lr, set_up, syncing, update, warn, wrap)
+                     make_scaler, must_match, open_data, outputs, rewrite_log, say, seed_all, set_lr, set_up,
+                     syncing, update, warn, wrap)
 
 # -----------------------------------------------------------------------------
 # data; where a knob is None, a checkpoint's own data set is read as it was
@@ -148,7 +148,8 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
         if (step + 1) % 10 == 0 or step + 1 == total:
             skips.check(step + 1)
         if (step + 1) % interval == 0 or step + 1 == total:
-            value = score_rows(raw, data, rows['val'], outcome, batch_size, run)
+            p = outputs(raw, raw, n_out, data, rows['val'], batch_size, run).numpy()
+            value = score(outcome, data.labels(rows['val']), p)
             log_line(Path(config['out_dir']) / 'log.jsonl', run, init_from=name, lr=lr, seed=seed,
                      step=step + 1, val_score=value)
             if merit(outcome, value) > best['merit']:
@@ -379,8 +380,6 @@ def mix(x, y, n_classes):
         x = torch.where(swap.flatten(0, 1), x.flip(0), x)
         share = 1 - (bottom - top) * (right - left) / side ** 2  # the border may have cut the box
     return x, share * targets + (1 - share) * targets.flip(0)
-
-
 
 
 if __name__ == '__main__':

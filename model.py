@@ -193,7 +193,7 @@ class SMA(nn.Module):
                            qk_dim=c.decoder_qk_dim or c.qk_dim, mlp_ratio=c.decoder_mlp_ratio or c.mlp_ratio)
             self.decoder = Decoder(wide, c.embed_dim, c.d_raw or N_IDS)
         for name, p in self.named_parameters():  # matrices, latents, P: N(0, 0.02); biases 0; LN 1 / 0
-            if p.ndim > 1 and p.requires_grad:
+            if p.ndim > 1:
                 nn.init.normal_(p, std=0.02)
             elif name.endswith('bias'):
                 nn.init.zeros_(p)
@@ -371,8 +371,6 @@ def load(path, keys=('model', 'model_args', 'config'), data_dir='datasets'):
     missing = [k for k in keys if not isinstance(checkpoint, dict) or k not in checkpoint]
     if missing:
         fail(f'{path} is not a checkpoint of the kind that is wanted: it lacks {", ".join(missing)}')
-    if 'head' in checkpoint:
-        fail(f'{path} was fine-tuned by an older version of finetune.py: fine-tune again')
     check_checkpoint(checkpoint, path)
     old = {'valid_share': 'val_share', 'valid_file': 'val_file'}  # as knobs were called until November 2026
     checkpoint['config'] = {old.get(k, k): v for k, v in checkpoint['config'].items()}
@@ -529,8 +527,7 @@ def load_theirs(path, data_dir):
         file = get('pytorch_model.bin')
     file = file if file.exists() else get('pytorch_model.bin')
     try:
-        safe = file.suffix == '.safetensors'
-        state = read_safetensors(file) if safe else read_pt(file)
+        state = read_safetensors(file) if file.suffix == '.safetensors' else read_pt(file)
         checkpoint, about = from_theirs(json.loads(about.read_text()), state)
         check_checkpoint(checkpoint, path)
     except UserError:

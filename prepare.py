@@ -46,7 +46,7 @@ import numpy as np
 import requests
 from tqdm import tqdm
 
-from configurator import ROOT, UserError, configure, fail, nearest, start, sync
+from configurator import ROOT, configure, fail, nearest, start, sync
 from data import CHUNK, DRAW, DRAW_VAL, describe, open_dataset, stored_side
 
 # knobs of `python prepare.py NAME`; the stages have the same
@@ -109,11 +109,11 @@ def prepare(config):
         fail(f'missing={config["missing"]!r}: mean or drop')
     files = [] if row else [path for _, file in parts for path in file.split(',')]
     for path in files:
-        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-            fail(f'{path!r} is neither a file nor a folder but a pipe or a device')
         if not os.path.exists(path):
             fail(f'no file {path!r}, and no data set of that name; nearest: {nearest(path, DATASETS)!r}; '
                  '`python prepare.py` lists all')
+        if not (os.path.isfile(path) or os.path.isdir(path)):
+            fail(f'{path!r} is neither a file nor a folder but a pipe or a device')
     if columns.get('window', 4) < 4 or config['image_size'] < 1:
         fail('window must be at least 4, the longest UTF-8 character, and image_size at least 1')
 
@@ -168,12 +168,12 @@ def source_of(row, files):
 def prepared(data_dir):
     """What lies prepared: (folder, its bytes, is its source there as it was?)."""
     for path in sorted(Path(data_dir).glob('*/meta.json')):
-        meta, now = json.loads(path.read_text()), None
+        meta, claimed = json.loads(path.read_text()), False
         with suppress(OSError, KeyError):  # its file, or its row, is gone
             named = isinstance(meta['source'], str)
             now = source_of(DATASETS[meta['source']], []) if named else source_of(None, meta['source'])
-        size = sum(file.stat().st_size for file in path.parent.iterdir())
-        yield path.parent, size, now is not None and now == meta.get('made_from')
+            claimed = now == meta['made_from']
+        yield path.parent, sum(file.stat().st_size for file in path.parent.iterdir()), claimed
 
 
 def temporary(path, name):
@@ -356,7 +356,7 @@ def fetch(address, shown, part, size, digest):
     if part.exists() and not (stamp.exists() or digest):  # nobody could tell whether the rest belongs to it
         part.unlink()
     have, total = part.stat().st_size if part.exists() else 0, size
-    if not have or have != size:
+    if have != size:
         ask = {'Accept-Encoding': 'identity', 'Range': f'bytes={have}-'}
         if have and stamp.exists():
             ask['If-Range'] = stamp.read_text()
@@ -475,13 +475,11 @@ def open_stream(path):
 
 def open_lines(path, encoding=None):
     """The lines of open_stream(path), as bytes, or as text in an encoding."""
-    def bounded(f):
+    with open_stream(path) as f:
         while line := f.readline(LONGEST + 1):
             if len(line) > LONGEST:
                 fail(f'{path} has a line of more than {LONGEST:,} bytes (LONGEST in prepare.py): is it text?')
-            yield line
-    with open_stream(path) as f:
-        yield from bounded(f) if encoding is None else codecs.iterdecode(bounded(f), encoding)
+            yield line if encoding is None else line.decode(encoding)
 
 
 def in_chunks(items, size=CHUNK, weigh=len):
@@ -512,23 +510,22 @@ def lines(path, kind, meta):
 
 def fasta(path, meta, shortest=1, longest=math.inf):
     """Header lines start with '>'; a sequence may run over several lines; a final '*' (stop) is dropped."""
-    parts, room = None, LONGEST  # None until the first header
+    record = None  # until the first header
     for line in itertools.chain(open_lines(path), [b'>']):
         line = line.strip()
         if line.startswith(b'>'):
-            sequence = b''.join(parts or ()).rstrip(b'*')
+            sequence = bytes(record or b'').rstrip(b'*')
             if shortest <= len(sequence) <= longest:
                 yield sequence
-            elif parts is not None:
+            elif record is not None:
                 why = f'sequences of less than {shortest} or more than {longest} residues'
                 meta['left_out'][why if sequence else 'empty sequences'] += 1
-            parts, room = [], LONGEST
-        elif line and parts is None:
+            record = bytearray()
+        elif line and record is None:
             fail(f'{path} does not look like FASTA: its first line is no ">" header')
         elif line:
-            parts.append(line)
-            room -= len(line)
-            if room < 0:
+            record += line
+            if len(record) > LONGEST:
                 fail(f'{path} has a record of more than {LONGEST:,} bytes (LONGEST in prepare.py)')
 
 
@@ -585,32 +582,30 @@ def json_rows(path, end=']'):
             if len(text) > LONGEST:
                 fail(f'{path} has an object of more than {LONGEST:,} bytes (LONGEST in prepare.py): see item '
                      f'{count + 1}; wanted is a list of objects')
-            try:
-                while True:
-                    at = between.match(text, at).end()
+            while True:
+                at = between.match(text, at).end()
+                try:
                     item, at = decoder.raw_decode(text, at)
-                    count += 1
-                    if not isinstance(item, dict):
-                        fail(f'{path} is no JSON list of objects: see item {count}')
-                    if keys is None:
-                        keys = list(item)
-                        yield 0, keys
-                    cells = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in map(item.get, keys)]
-                    yield count, ['' if v is None or isinstance(v, (list, dict)) else str(v) for v in cells]
-            except json.JSONDecodeError:  # the list's end, or this object's has not been read yet
-                pass
-            except UserError:
-                raise
-            except (ValueError, RecursionError) as error:  # numbers of 5,000 digits, lists a thousand deep
-                fail(f'{path}: cannot read what comes after item {count} ({error})')
+                except json.JSONDecodeError:  # the list's end, or this object's has not been read yet
+                    break
+                except (ValueError, RecursionError) as error:  # numbers of 5,000 digits, lists a thousand deep
+                    fail(f'{path}: cannot read what comes after item {count} ({error})')
+                count += 1
+                if not isinstance(item, dict):
+                    fail(f'{path} is no JSON list of objects: see item {count}')
+                if keys is None:
+                    keys = list(item)
+                    yield 0, keys
+                cells = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in map(item.get, keys)]
+                yield count, ['' if v is None or isinstance(v, (list, dict)) else str(v) for v in cells]
     if keys is None or text[at:].strip() != end:
         fail(f'{path} is no JSON list of objects (those of a .jsonl have no brackets), or it is cut short')
 
 
-def csv_rows(path, kind, meta, header=None, quotes=True, delimiter=None):
+def csv_rows(path, kind, meta, header=None, quotes=True):
     """
-    .csv .tsv .arff (a CSV under a list of attributes, where ? is an empty cell). The delimiter of a .csv, if
-    not given, is the sign of , ; and tab that its first line has most of; numbers between ; may have a decimal
+    .csv .tsv .arff (a CSV under a list of attributes, where ? is an empty cell). The delimiter of a .csv is
+    the sign of , ; and tab that its first line has most of; numbers between ; may have a decimal
     comma. A first line that holds only numbers is no header, unless they count 0, 1, 2, .. (pandas): without
     one the columns are c0, c1, ... header: True, False, or the names, for a file without. With quotes=False
     quotation marks mean nothing (GLUE), and lines of another number of cells are left out.
@@ -626,14 +621,12 @@ def csv_rows(path, kind, meta, header=None, quotes=True, delimiter=None):
                     names.append(attribute[1].strip('\'"'))
                 if line.lower().startswith('@data'):
                     break
-        top, comma = next(text, ''), False
-        if kind == '.csv' and delimiter is None:
-            delimiter = max(',;\t', key=top.count)
-            comma = delimiter == ';'
-            if delimiter != ',':
-                meta['notes'].append(f'cells are parted by {delimiter!r}' + ', 1,5 is read as 1.5' * comma)
-        rows = reader = csv.reader(itertools.chain([top], text), strict=True,
-                                   delimiter='\t' if kind == '.tsv' else delimiter or ',',
+        top = next(text, '')
+        delimiter = {'.csv': max(',;\t', key=top.count), '.tsv': '\t'}.get(kind, ',')
+        comma = delimiter == ';'
+        if kind == '.csv' and delimiter != ',':
+            meta['notes'].append(f'cells are parted by {delimiter!r}' + ', 1,5 is read as 1.5' * comma)
+        rows = reader = csv.reader(itertools.chain([top], text), delimiter=delimiter, strict=True,
                                    quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
         if not top:
             fail(f'{path} is empty')
@@ -707,7 +700,7 @@ def read_table(path, kind, meta, input_column=None, label_column=None, drop_colu
     def place(name, knob):
         if name is None or name in header:
             return None if name is None else header.index(name)
-        if re.fullmatch(r'-\d+', name) and int(name[1:]) <= len(header):  # counted from the end
+        if re.fullmatch(r'-[1-9]\d{0,8}', name) and int(name[1:]) <= len(header):  # counted from the end
             return len(header) + int(name)
         fail(f'{path} has no column {name!r} ({knob}); the nearest is {nearest(name, header)!r}')
     label, split = place(label_column, 'label_column'), place(split_column, 'split_column')

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import fail, nearest, printable, whole
-from data import check_fits, data_knobs, describe, fit_norm, open_dataset, score, scoring
+from data import check_fits, data_knobs, describe, fit_norm, open_dataset, scoring
 from masking import BLIND, GUIDED
 
 
@@ -59,7 +59,7 @@ def set_up(config):
     if run.compile not in (*modes, 'reduce-overhead'):
         fail(f'compile={config["compile"]!r}: true, false or reduce-overhead')
     run.compile = modes.get(run.compile, run.compile)
-    if run.world > 1 and not dist.is_initialized():
+    if run.world > 1:
         dist.init_process_group('nccl' if kind == 'cuda' else 'gloo')
         sys.excepthook = partial(lost, run)
     name = torch.cuda.get_device_name() if kind == 'cuda' else f'{torch.get_num_threads()} threads'
@@ -120,11 +120,10 @@ def check_numbers(config, positive=()):
             fail(f'{k}={config[k]} must be at least 1')
     for k in ('min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'lr', 'seed', 'seeds'):
         value = config.get(k, 0)
-        if min(value if isinstance(value, tuple) else (value,), default=0) < 0:
-            fail(f'{k}={value} must not be negative')
-    for k in ('seeds', 'lr'):
-        if config.get(k) == ():
+        if value == ():
             fail(f'{k}=() leaves nothing to do')
+        if min(value if isinstance(value, tuple) else (value,)) < 0:
+            fail(f'{k}={value} must not be negative')
     for k in ('out_dir', 'show_out'):
         if config.get(k) and Path(config[k]).is_file():
             fail(f'{k}={config[k]!r} is a file: a folder is wanted')
@@ -267,10 +266,9 @@ class Stop:
 
 def make_optimizer(model, lr, weight_decay, device):
     """AdamW, betas 0.9, 0.999 (appendix B); only matrices of Linear decay: no embedding, P, latent or bias."""
-    matrices = {f'{name}.weight' for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    named = list(model.named_parameters())
-    groups = [dict(params=[p for n, p in named if n in matrices], weight_decay=weight_decay),
-              dict(params=[p for n, p in named if n not in matrices], weight_decay=0.0)]
+    matrices = {m.weight for m in model.modules() if isinstance(m, nn.Linear)}
+    groups = [dict(params=[p for p in model.parameters() if p in matrices], weight_decay=weight_decay),
+              dict(params=[p for p in model.parameters() if p not in matrices], weight_decay=0.0)]
     fused = torch.device(device).type in ('cuda', 'cpu')
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=fused)
 
@@ -318,16 +316,13 @@ def check_state(optimizer, state, path):
     """Fails unless the saved state fits this optimizer: fused AdamW would write past the end of another's."""
     params, own = [p for group in optimizer.param_groups for p in group['params']], optimizer.state_dict()
     try:
-        right = [g['params'] for g in own['param_groups']] == [g['params'] for g in state['param_groups']]
-        right = right and {*state['state']} <= {*range(len(params))}
+        ours, theirs = ([{**g, 'lr': None} for g in s['param_groups']] for s in (own, state))
+        right = ours == theirs and {*state['state']} <= {*range(len(params))}
         for i, saved in state['state'].items() if right else ():
             moments = saved['exp_avg'], saved['exp_avg_sq']
             right = right and {*saved} == {'step', 'exp_avg', 'exp_avg_sq'} and saved['step'].shape == () \
                 and all(t.shape == params[i].shape and t.dtype == params[i].dtype for t in moments) \
                 and all(bool(torch.isfinite(t).all()) for t in saved.values())
-        usual = [{k: v for k, v in g.items() if k not in ('params', 'lr', 'weight_decay')} for groups in
-                 (own['param_groups'], state['param_groups']) for g in groups]
-        right = right and all(g == usual[0] for g in usual)
     except (AttributeError, KeyError, TypeError):
         right = False
     if not right:
@@ -428,9 +423,3 @@ def outputs(function, model, width, dataset, rows, batch_size, run):
         fail(f'the model answers {len(bad)} of {len(rows)} rows with numbers that are not finite, row '
              f'{bad[0] + 1} for one: see their inputs')
     return result
-
-
-def score_rows(model, dataset, rows, outcome, batch_size, run):
-    """The metric of a fine-tuned model on these rows."""
-    p = outputs(model, model, model.config.n_out, dataset, rows, batch_size, run)
-    return score(outcome, dataset.labels(rows), p.numpy())

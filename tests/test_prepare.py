@@ -397,6 +397,7 @@ def test_splits_by_share_and_by_file(tmp_path):
     ('a,b,c\n' + ''.join(f'1,C{i},D\n' for i in range(11)), dict(input_column='a,b,c'), "column 'b' holds text"),
     ('a,b\n1,2\n', dict(drop_column='a, c'), "no column 'c' (drop_column)"),
     ('a,b\n1,2\n', dict(label_column='-3'), "no column '-3'"),
+    ('a,b\n1,2\n', dict(label_column='-0'), "no column '-0'"),
     ('a,y\n1,2\n', dict(input_column='a,y', label_column='y'), "'y' is the label or the split, and an input too"),
     ('a,y\n1,2\n', dict(input_column='a', label_column='-2'), "'a' is the label or the split, and an input too"),
     ('a,b\n1,NA\n', {}, "'NA' is not a finite number; correct it, or, where one is missing, say --missing"),
@@ -697,12 +698,6 @@ def test_the_official_higgs_rows(real, mirror, tmp_path, monkeypatch):
     np.testing.assert_array_equal(d.x[:, :, 0], want[:, 1:].astype(np.float32))
     np.testing.assert_array_equal(d.y, want[:, 0])
     assert d.rows('test').tolist() == list(range(1500, 2000)) and d.columns == HIGGS_COLUMNS
-
-
-def test_other_signs_may_part_the_cells(tmp_path):
-    (tmp_path / 's.csv').write_text('a;b\n1,5;2\n')
-    rows = prepare.csv_rows(tmp_path / 's.csv', '.csv', {}, delimiter=';')
-    assert list(rows) == [(0, ['a', 'b']), (2, ['1,5', '2'])]
 
 
 def test_real_images(real, tmp_path):
