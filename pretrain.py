@@ -132,6 +132,8 @@ def main():
     parts = dict(model=raw, optimizer=optimizer, scaler=scaler, since=since)  # what is saved and resumed
     steps_per_epoch = len(train_rows) // batch_size
     total = max_steps or epochs * steps_per_epoch
+    if total <= warmup_steps:
+        warn(run, f'{total} steps in all, which the warm-up takes ({warmup_steps}): --max_steps=1000 has more')
     step, best, dealt = 0, math.inf, accumulation * run.world
 
     if resume and (out / 'last.pt').exists():

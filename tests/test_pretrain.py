@@ -72,6 +72,12 @@ def test_masks_of_tables_anneal_unless_told_otherwise(run, request, tmp_path, da
     assert same(plain, said) and not same(plain, other)
 
 
+def test_a_run_that_is_all_warm_up_is_told_so(run, table):
+    for options, told in ((['--epochs=1'], True), (['--epochs=1', '--warmup_steps=3'], False)):
+        out = run('pretrain.py', *TINY, *table, '--warmup_steps=10', *options).stdout  # ten steps a pass
+        assert ('10 steps in all, which the warm-up takes' in out) == told
+
+
 @pytest.mark.parametrize('n_latent', [0, 4])
 def test_a_resumed_run_is_bit_identical(run, lines, tmp_path, n_latent):
     """
