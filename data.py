@@ -524,21 +524,26 @@ def roc_auc(y, p):
     return float((ranks(p)[y == 1].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
 
 
-def f1(y, p, k=1):
-    """Of class k: the harmonic mean of precision and recall; 0 where neither is defined."""
-    answered, there = chosen(p) == k, y == k
+def f1(y, p):
+    """Of class 1: the harmonic mean of precision and recall; 0 where neither is defined."""
+    return f1_of(y == 1, chosen(p) == 1)
+
+
+def f1_of(there, answered):
     return float(2 * (answered & there).sum() / max(answered.sum() + there.sum(), 1))
 
 
 def log_loss(y, p):
     """-log of the probability of the true class, the mean."""
     p = np.stack([np.zeros(len(p)), p], 1) if p.ndim == 1 else p
-    return float((np.logaddexp.reduce(p, 1) - p[np.arange(len(y)), y.astype(np.int64)]).mean())
+    p = p - p.max(1, keepdims=True)
+    return float((np.log(np.exp(p).sum(1)) - p[np.arange(len(y)), y.astype(np.int64)]).mean())
 
 
 def macro_f1(y, p):
     """The mean of each class's F1."""
-    return float(np.mean([f1(y, p, k) for k in np.union1d(y, chosen(p))]))
+    c = chosen(p)
+    return float(np.mean([f1_of(y == k, c == k) for k in np.union1d(y, c)]))
 
 
 def correlation(a, b):
@@ -625,7 +630,8 @@ def answers(outcome, p):
     if outcome['target'] == 'regression':
         return p[:, 0] * outcome['std'] + outcome['mean']
     p = np.concatenate([np.zeros_like(p), p], 1) if outcome['target'] == 'binary' else p
-    return np.exp(p - np.logaddexp.reduce(p, 1, keepdims=True))
+    p = np.exp(p - p.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
 
 
 def no_answer(outcome, y, n):
