@@ -1,164 +1,273 @@
-"""Settings of a script: its own defaults, then config files, then --key=value, the later the stronger.
-
-A script keeps its knobs as plain lines, `lr = 1e-4  # peak learning rate` or
-`max_len: int | None = None  # cut`, and calls configure(globals()). Names and types are checked against these
-defaults, so a typo stops the run and never passes in silence. A config file is code; it sees all knobs,
-those of the command line as they will be: `dropout = 0.1 if task == 'esol' else 0.0`.
-
-And two things that every room needs: an error for users, and files that are written whole or not at all.
 """
-import ast, builtins, difflib, inspect, os, runpy, sys, traceback
-from contextlib import contextmanager
+Settings of a script: its own defaults, then config files, then --key=value. The later ones win.
+
+A script keeps its knobs as plain lines at its top, `lr = 1e-4  # peak learning rate` or
+`max_len: int | None = None  # bytes kept`, and calls configure(globals()). Names and types are checked against these
+defaults, so a typo stops the run and never passes in silence.
+
+A config file is Python code. It sees all knobs, those of the command line with their final values, so it may say
+`dropout = 0.1 if task == 'esol' else 0.0`.
+
+Knobs that several scripts share are declared in one file. A script names such files in one line,
+`SHARED_KNOBS = ('data.py',)`, and reads these knobs from the dict that configure returns.
+"""
+
+import ast
+import inspect
+import runpy
+import sys
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
+from util.errors import fail, nearest
+
 ROOT = Path(__file__).resolve().parent
-SCALARS = {bool, int, float, str, type(None)}
-LITERAL = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.USub, ast.Load)  # the nodes of `-1` or `('a', None)`
+TYPES = {'bool': bool, 'int': int, 'float': float, 'str': str}
+LARGEST_INT = 2 ** 63 - 1
+NO_VALUE = object()  # stands for what follows a `--lr` that has nothing after it
 
-class UserError(ValueError):
-    """What the user can put right: its text says what is wrong and what to do, in one line."""
 
-def fail(message):
-    raise UserError(printable(' '.join(str(message).splitlines())))
+def configure(script_globals: dict, argv: list[str] | None = None) -> dict:
+    """
+    Set the knobs of the script whose globals() are given, and return {name: final value}.
 
-def printable(text):
-    """Text out of a file, its control characters escaped: they would steer the terminal."""
-    return ''.join(c if c.isprintable() or c in '\n\t' else c.encode('unicode_escape').decode() for c in text)
+    argv: the command line, sys.argv[1:] unless given. With script_globals = {'__file__': path} alone, the knobs are
+    those of a script that is not run. Mistakes raise UserError; --help prints the knobs and leaves.
+    """
+    knobs, help_text = find_knobs(script_globals['__file__'])
+    argv = sys.argv[1:] if argv is None else argv
+    if '-h' in argv or '--help' in argv:
+        print(help_text, end='')
+        raise SystemExit(0)
 
-@contextmanager
-def whole(path, mode='wb'):
-    """A file to write, which takes the place of `path` when all of it is on the disk, or never."""
-    path, new = Path(path), Path(f'{path}.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(new, mode, encoding=None if 'b' in mode else 'utf-8') as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        new.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        fail(f'cannot write {path}: {error.strerror or error}')
-    finally:
-        if new.is_file():
-            new.unlink()
+    files, options = split_command_line(argv, knobs)
+    given = {}
+    for name, text in options:
+        given[name] = checked_value(name, text, knobs, 'command line')
 
-def sync(path):
-    """Has the disk take what was written to a file, or the names in a folder, before anything after it."""
-    if os.name == 'posix':  # elsewhere a folder cannot be opened
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+    config = {name: knob.default for name, knob in knobs.items()}
+    for file in files:
+        for name, value in run_file(file, {**config, **given}).items():
+            config[name] = checked_value(name, value, knobs, file)
+    config.update(given)
+    script_globals.update(config)
+    return config
 
-def start(main):
-    """Run a script's main function; a UserError ends it with one line on stderr and status 2, no traceback."""
-    try:
-        main()
-    except UserError as error:
-        print('error:', error, file=sys.stderr)
-        raise SystemExit(2) from None
 
-def nearest(name, names):
-    """The one of `names` most like a mistyped name."""
-    return (difflib.get_close_matches(name, names, n=1, cutoff=0) or ['none'])[0]
+def defaults_of(script) -> dict:
+    """{name: default} of a script's knobs, shared ones included."""
+    knobs, _ = find_knobs(script)
+    return {name: knob.default for name, knob in knobs.items()}
 
-def find_knobs(script):
-    """({name: (default, types of it or its items)}, text of --help), read off a script that is not run."""
+
+# -----------------------------------------------------------------------------
+# the knobs of a script, read off its source
+
+@dataclass(frozen=True)
+class Knob:
+    default: object
+    types: set  # that its value, or each item of a tuple, may have
+
+    @property
+    def is_tuple(self):
+        return isinstance(self.default, tuple)
+
+    @property
+    def is_flag(self):
+        """True or False: a bare --name on the command line means True."""
+        return not self.is_tuple and self.types <= {bool, type(None)}
+
+
+def find_knobs(script) -> tuple[dict, str]:
+    """-> ({name: Knob}, the text of --help), read off a script that is not run."""
     source = Path(script).read_text(encoding='utf-8')
-    tree, lines, knobs = ast.parse(source), source.split('\n'), {}
-    text = (ast.get_docstring(tree) or '').strip() + '\n'
+    tree = ast.parse(source)
+    knobs = {}
+    help_text = (ast.get_docstring(tree) or '').strip() + '\n'
+    for file in shared_files(tree):
+        shared, shared_help = read_knobs((ROOT / file).read_text(encoding='utf-8'))
+        knobs.update(shared)
+        help_text += f'\nshared with other scripts ({file})\n' + shared_help.lstrip('\n')
+    own, own_help = read_knobs(source)
+    knobs.update(own)
+    return knobs, help_text + own_help
+
+
+def shared_files(tree):
+    """The files that a script names in its line SHARED_KNOBS = (..)."""
     for node in tree.body:
-        match node:
-            case (ast.Assign(targets=[ast.Name(id=name)])
-                  | ast.AnnAssign(target=ast.Name(id=name), value=ast.AST())) \
-                    if name.islower() and name[0] != '_' \
-                    and all(isinstance(part, LITERAL) for part in ast.walk(node.value)):  # constants are upper
-                value, above = ast.literal_eval(node.value), lines[node.lineno - 2]
-                kinds = {type(item) for item in (value if isinstance(value, tuple) else [value])}
-                if isinstance(node, ast.AnnAssign):  # `max_len: int | None = None` says what else it may be
-                    kinds |= {type(None), getattr(builtins, node.annotation.left.id)}
-                if kinds <= SCALARS:
-                    knobs[name] = value, kinds if kinds - {type(None)} else SCALARS  # None or () takes any
-                    comment = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()  # in bytes
-                    text += '\n' + above.strip('#-= ') + '\n' if above.startswith('#') else ''
-                    text += f'  --{name}={value!r}'.ljust(40) + comment.partition('#')[2] + '\n'
-    return knobs, text
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) == 'SHARED_KNOBS':
+            return ast.literal_eval(node.value)
+    return ()
 
-def defaults_of(script):
-    """{name: default} of a script's knobs."""
-    return {name: default for name, (default, _) in find_knobs(script)[0].items()}
 
-def run_file(name, knobs, now):
-    """The settings that a config file leaves behind, [(file, name, value)]; it sees the knobs `now`."""
-    path = next((path.resolve() for path in (Path(name), ROOT / name) if path.is_file()), None)
-    if path is None or not name.endswith('.py'):
-        fail(f'command line: {name!r} is no config file (*.py) in {Path.cwd()} or {ROOT}, nor a --key=value')
+def read_knobs(source):
+    """The knobs that the source itself declares, and their lines of help under the headings of the source."""
+    lines = source.split('\n')
+    knobs, help_text = {}, ''
+    for node in ast.parse(source).body:
+        name, annotation = declared_name(node)
+        if name is None:
+            continue
+        default = ast.literal_eval(node.value)
+        types = types_of(default, annotation)
+        if types is None:
+            continue
+        knobs[name] = Knob(default, types)
+        line_above = lines[node.lineno - 2]
+        if line_above.startswith('#'):
+            help_text += '\n' + line_above.strip('#-= ') + '\n'
+        after_value = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()  # columns count bytes
+        comment = after_value.partition('#')[2]
+        help_text += f'  --{name}={default!r}'.ljust(40) + comment + '\n'
+    return knobs, help_text
+
+
+def declared_name(node):
+    """The name and the annotation of a statement like `lr = 1e-4` or `n: int | None = None`, else (None, None)."""
+    if isinstance(node, ast.Assign) and len(node.targets) == 1:
+        target, annotation = node.targets[0], None
+    elif isinstance(node, ast.AnnAssign) and node.value is not None:
+        target, annotation = node.target, node.annotation
+    else:
+        return None, None
+    if not isinstance(target, ast.Name) or not target.id.islower() or target.id.startswith('_'):
+        return None, None  # constants are upper case, helpers start with _
+    plain = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.USub, ast.Load)  # the nodes of -1 or of ('a', None)
+    if not all(isinstance(part, plain) for part in ast.walk(node.value)):
+        return None, None
+    return target.id, annotation
+
+
+def types_of(default, annotation):
+    """The types that a knob, or each item of a tuple, may have. None: it is no knob."""
+    items = default if isinstance(default, tuple) else [default]
+    types = {type(item) for item in items}
+    if annotation is not None:  # `int | None`
+        types |= {TYPES[annotation.left.id], type(None)}
+    every_type = {*TYPES.values(), type(None)}
+    if not types <= every_type:
+        return None
+    if not types - {type(None)}:  # a default of None or (), without an annotation, says nothing
+        return every_type
+    return types
+
+
+# -----------------------------------------------------------------------------
+# the command line and config files
+
+def split_command_line(argv, knobs):
+    """-> (config files in their order, [(name, text of its value or NO_VALUE)])"""
+    files, options = [], []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith('--'):
+            files.append(word)
+            continue
+        name, equals, text = word[2:].partition('=')
+        if not equals:
+            next_word = rest[0] if rest else ''
+            is_flag = name in knobs and knobs[name].is_flag
+            if is_flag and next_word.lower() not in ('true', 'false'):
+                text = 'True'
+            elif rest and not next_word.startswith('--'):
+                text = rest.pop(0)
+            else:
+                text = NO_VALUE
+        options.append((name, text))
+    return files, options
+
+
+def run_file(file, knobs_now):
+    """Run a config file, which sees the knobs as they are now. -> {name: value} that it set"""
+    path = next((path.resolve() for path in (Path(file), ROOT / file) if path.is_file()), None)
+    if path is None or path.suffix != '.py':
+        fail(f'command line: {file!r} is no config file (*.py) in {Path.cwd()} or {ROOT}, nor a --key=value')
     sys.path += [str(path.parent), str(ROOT)]  # at the end, so that config/random.py hides no library
     try:
-        found = runpy.run_path(str(path), init_globals=now).items()
+        after = runpy.run_path(str(path), init_globals=knobs_now)
     except Exception as error:
-        lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(path)]
-        line = lines[-1] if lines else getattr(error, 'lineno', 1)  # its own SyntaxError has no frame in it
-        fail(f'{name}, line {line}: {type(error).__name__}: {error}')
-    found = [(name, key, value) for key, value in found if key not in now or value is not now[key]]
-    return [(name, key, value) for name, key, value in found if key in knobs  # even a function: it is wrong
-            or not (key.startswith('_') or callable(value) or inspect.ismodule(value))]
+        fail(f'{file}, line {line_of(error, path)}: {type(error).__name__}: {error}')
+    settings = {}
+    for name, value in after.items():
+        if name in knobs_now:
+            if value is not knobs_now[name]:
+                settings[name] = value  # even a function: it is refused later
+        elif not name.startswith('_') and not callable(value) and not inspect.ismodule(value):
+            settings[name] = value  # no knob has this name: refused later
+    return settings
 
-def parse(text, default, kinds):
-    """The value that `text` spells on the command line; what spells none stays text, for fit() to judge."""
-    raw = text.split(',') if isinstance(default, tuple) else text
-    try:  # a str is taken raw, for a data set may be called 1e3; only ('a', 'b') in brackets is read
-        plain = kinds == {str} or kinds == {str, type(None)} and text != 'None'
-        return raw if plain and (raw == text or text[:1] != '(') else ast.literal_eval(text)
+
+def line_of(error, path):
+    """The line of the config file where the error came up."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if lines:
+        return lines[-1]
+    return getattr(error, 'lineno', 1)  # the file's own SyntaxError has no frame in it
+
+
+# -----------------------------------------------------------------------------
+# values
+
+def checked_value(name, value, knobs, source):
+    """The value in the type of its knob. source: 'command line', where value is text, or the name of a config file."""
+    if name not in knobs:
+        fail(f'{source}: unknown name {name!r}, the nearest is {nearest(name, knobs)!r}')
+    knob = knobs[name]
+    if value is NO_VALUE:
+        fail(f'{source}: {name}: wants a value, got no value')
+    try:
+        parsed = parse(value, knob) if source == 'command line' else value
+        return fit(parsed, knob)
+    except (ValueError, OverflowError) as error:
+        fail(f'{source}: {name}: {error}, got {value!r}')
+
+
+def parse(text, knob):
+    """The value that a text of the command line spells. What spells none stays text, and fit() judges it."""
+    raw = text.split(',') if knob.is_tuple else text
+    if only_text(text, knob):
+        return raw
+    try:
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return raw if str in kinds else {'true': True, 'false': False, 'inf': 1e999}.get(text, text)
+        pass
+    if str in knob.types:
+        return raw
+    return {'true': True, 'false': False, 'inf': float('inf')}.get(text, text)
 
-def fit(value, default, kinds):
-    """`value` in the type of the knob's default, or a ValueError; an OverflowError past the largest float."""
-    several = isinstance(value, (tuple, list))
-    if default is None and value in ((), []) or type(value) is int and abs(value) >= 2 ** 63:
-        raise ValueError('wants something' if several else 'wants less than 2^63')
-    if isinstance(default, tuple) or default is None and several:
-        return tuple(fit(item, 0, kinds) for item in (value if several else [value]))
-    if type(value) not in kinds and type(value) in (int, float):  # 1 fills a float, a whole 1e3 an int
-        value = float(value) if type(value) is int else int(value) if value.is_integer() else value
-    if type(value) not in kinds or value != value:  # nan differs from itself
-        raise ValueError('wants ' + ' or '.join(sorted(kind.__name__ for kind in kinds)))
+
+def only_text(text, knob):
+    """Whether a text is taken as it stands: a data set may be called 1e3."""
+    if knob.is_tuple and text.startswith('('):
+        return False  # ('a', 'b') in brackets is read as Python
+    if knob.types == {str, type(None)}:
+        return text != 'None'
+    return knob.types == {str}
+
+
+def fit(value, knob):
+    """`value` in the type of the knob's default. Raises ValueError, or OverflowError past the largest float."""
+    if isinstance(value, (tuple, list)):
+        if knob.default is None and not value:
+            raise ValueError('wants something')
+        if knob.is_tuple or knob.default is None:
+            return tuple(fit_item(item, knob.types) for item in value)
+    elif knob.is_tuple:
+        return (fit_item(value, knob.types),)
+    return fit_item(value, knob.types)
+
+
+def fit_item(value, types):
+    """A single value in one of the types: 1 becomes 1.0 where a float is wanted, and 1e3 becomes 1000 for an int."""
+    if type(value) is int and abs(value) > LARGEST_INT:
+        raise ValueError('wants less than 2^63')
+    if type(value) is int and int not in types and float in types:
+        value = float(value)
+    elif type(value) is float and float not in types and int in types and value.is_integer():
+        value = int(value)
+    if type(value) not in types or value != value:  # nan differs from itself
+        raise ValueError('wants ' + ' or '.join(sorted(kind.__name__ for kind in types)))
     return value
-
-def configure(space, argv=None):
-    """
-    Set the knobs of the script whose globals() are `space`, and return {name: final value}. With a space of
-    {'__file__': script} alone, the knobs of a script that is not run.
-    """
-    (knobs, usage), rest = find_knobs(space['__file__']), list(sys.argv[1:] if argv is None else argv)
-
-    def set_knob(settings, source, name, value):
-        if name not in knobs:
-            fail(f'{source}: unknown name {name!r}, the nearest is {nearest(name, knobs)!r}')
-        try:
-            spelled = source == 'command line' and value is not ...
-            settings[name] = fit(parse(value, *knobs[name]) if spelled else value, *knobs[name])
-        except (ValueError, OverflowError) as error:
-            fail(f'{source}: {name}: {error}, got {"no value" if value is ... else repr(value)}')
-    if '-h' in rest or '--help' in rest:
-        print(usage, end='')
-        raise SystemExit(0)
-    files, given, final = [], {}, {name: value for name, (value, _) in knobs.items()}
-    while rest:
-        name, equals, value = rest.pop(0).partition('=')
-        if name.startswith('--'):
-            if not equals:  # a bare --flag is True; another option takes the next argument, or gets `...`
-                default, kinds = knobs.get(name[2:], (None, set()))
-                flag = kinds <= {bool, type(None)} and not isinstance(default, tuple)
-                flag = flag and str(*rest[:1]).lower() not in ('true', 'false')
-                value = 'True' if flag else rest.pop(0) if rest and not rest[0].startswith('--') else ...
-            set_knob(given, 'command line', name[2:], value)
-        else:
-            files.append(name + equals + value)
-    for name in files:
-        for setting in run_file(name, knobs, {**final, **given}):
-            set_knob(final, *setting)
-    final.update(given)
-    space.update(final)
-    return final

@@ -2,7 +2,7 @@
 The prepared folder -> batches on the device; scaling of floats; scores.
 
     from data import open_dataset                   at a Python prompt
-    d = open_dataset('collider')                    or a name that `python prepare.py` lists, or your file
+    d = open_dataset('collider')                    or a name that `python data.py` lists, or your file
     x, valid = d.batch(d.rows('train')[:8])
 
 prepare.py (stage 0) makes such a folder once, of flat files, which are mapped into memory here:
@@ -19,7 +19,8 @@ prepare.py (stage 0) makes such a folder once, of flat files, which are mapped i
 
 import itertools
 import json
-import math
+import shutil
+import sys
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,20 +28,43 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configurator import ROOT, defaults_of, fail, printable
+from configurator import configure, defaults_of
 from masking import FIRST_BYTE
+from util.augment import crop, random_boxes
+from util.checks import check_fits
+from util.errors import fail, printable, run_cli
+from util.files import CHUNK, file_format
+from util.images import image_files, stored_side
+from util.prepare import DATASETS, prepare, prepared
+from util.runtime import print0, warn
+from util.scaling import fit_norm, normalise
+from util.splits import DRAW, DRAW_VAL, SPLITS
+from util.tables import TABLES
 
-SPLITS = ('train', 'val', 'test')
-DRAW, DRAW_VAL = 3, 4  # in split.bin: drawn by the shares, all three splits; train and val only
+# knobs of `python data.py NAME`; the stages have the same
+dataset = ''  # a name that `python data.py` lists, or a file, or a folder of images
+data_dir = 'datasets'  # prepared data sets are kept here
+input_column: str | None = None  # csv: a text column, or numbers 'a,b,c'; None = all but the label. npz: 'X'
+label_column: str | None = None  # csv: the label's column, -1 = the last. npz: 'y'
+drop_column: str | None = None  # csv: columns 'a,b' that are no inputs
+split_column: str | None = None  # csv: a column that says train, val or test
+val_file: str | None = None  # validation rows in a file of their own
+test_file: str | None = None  # test rows in a file of their own
+val_share = 0.02  # without those: the share of rows drawn for validation
+test_share = 0.1  # and for the test
+split_seed = 0  # another number draws other rows
+missing: str | None = None  # a number that is missing: mean, or drop its row; None = an error
+header: bool | None = None  # csv: the first line has the names; None = unless it holds only numbers
+quotes: bool | None = None  # csv: False = quotation marks mean nothing
+window: int | None = None  # text: join the lines, cut windows of so many bytes; None = a line a sequence
+image_size = 192  # images: side in pixels that the model sees
 PAD, CLS, SEP = 0, 4, 5  # ids of Perceiver IO: byte b is b + FIRST_BYTE
-CHUNK = 8192  # rows looked at in one piece, which bounds the memory
 TOKENS = 2 ** 16  # in a batch that a GPU scores, or more if batch_size has
-PREPARE_KNOBS = defaults_of(ROOT / 'prepare.py')
+PREPARE_KNOBS = defaults_of(__file__)
 
 
 def open_dataset(dataset, **knobs):
     """The data set of this name, file or folder, prepared if need be. knobs: those of prepare.py."""
-    from prepare import prepare  # the one call upwards
     knobs = {**PREPARE_KNOBS, 'dataset': dataset, **knobs}
     return Dataset(prepare(knobs), knobs['val_share'], knobs['test_share'], knobs['split_seed'])
 
@@ -52,9 +76,8 @@ def data_knobs(config, checkpoint=None):
     columns that the checkpoint knows, so it may have more of them, in any order.
     """
     own = checkpoint['config'] if checkpoint else {}
-    from prepare import TABLES, kind_of
     same, knobs = config['dataset'] in (None, own.get('dataset')), {}
-    kind = kind_of(config['dataset'] or '')
+    kind = file_format(config['dataset'] or '')
     carried = ('image_size',) + ('window',) * (kind == '.txt') + ('missing',) * (kind in TABLES)
     for name, default in PREPARE_KNOBS.items():
         kept = own.get(name) if same or name in carried else None
@@ -66,58 +89,41 @@ def data_knobs(config, checkpoint=None):
     return knobs
 
 
-def check_fits(dataset, checkpoint):
+def open_data(config, run, checkpoint=None):
     """
-    Fails unless the data are what the checkpoint's model reads, column for column. -> a warning, '' for none,
-    where there are no names to compare: the values tell whether these are other columns, or other units.
+    The data set that the knobs name, or else the checkpoint's own; described, fitted to the checkpoint's
+    model and scale, and with rows cut to what a model takes. -> Dataset, the model's seq_len
     """
-    args, learned = checkpoint['model_args'], checkpoint.get('columns') or []
-    have, want = (f'{n} inputs of {d_raw} float(s)' if d_raw else 'byte sequences'
-                  for n, d_raw in ((dataset.n, dataset.d_raw), (args['seq_len'], args['d_raw'])))
-    if have != want:
-        fail(f'{dataset.name} holds {have}, the checkpoint wants {want}: see input_column and label_column')
-    check_norm(dataset, checkpoint)
-    if dataset.is_bytes or dataset.is_images:
-        return ''
-    if all(named(columns) for columns in (learned, dataset.columns)) and learned != dataset.columns:
-        if sorted(learned) == sorted(dataset.columns):
-            fail(f'{dataset.name} has the columns in another order than the checkpoint learned: '
-                 f'--input_column={",".join(learned)}')
-        i = next(i for i, pair in enumerate(zip(learned, dataset.columns)) if len({*pair}) == 2)
-        fail(f'{dataset.name} has other columns than the checkpoint learned, {dataset.columns[i]!r} for '
-             f'{learned[i]!r} at place {i + 1}: see input_column')
-    texts = checkpoint.get('categories') or {}
-    for name in texts if texts != dataset.meta['categories'] else ():
-        fail(f'{dataset.name} has changed: the texts of column {name!r} are not those that the checkpoint '
-             'learned; pre-train anew')
-    if not checkpoint['norm'] or checkpoint['norm']['kind'] == 'none':
-        return ''
-    # of the rows that the scale was taken from at most a ninth lie beyond 3 deviations (Chebyshev)
-    far = (np.abs(normalise(dataset.x[:CHUNK], checkpoint['norm'])) > 3).mean(0).max(1)  # (n,)
-    return '' if far.max() <= 0.5 else (
-        f'column {dataset.columns[far.argmax()]!r} of {dataset.name}: most values lie more than 3 standard '
-        'deviations from what the checkpoint learned: is it the same column, in the same unit?')
-
-
-def named(columns):
-    """Not c0, c1, .., which stand for names."""
-    return any(name != f'c{name[1:]}' or not name[1:].isdigit() for name in columns)
-
-
-def check_norm(dataset, checkpoint):
-    """Fails unless a checkpoint's scale and columns are such as fit_norm and a data set make."""
-    norm, columns = checkpoint['norm'] or {'kind': 'none'}, checkpoint.get('columns')
-    shape = (3,) if dataset.is_images else (dataset.n, dataset.d_raw)
-    parts = dict(none=(), standard=('mean', 'std'), quantile=('quantiles',))
-    try:
-        tensors = [norm[k] for k in parts[norm['kind']]]
-        right = all(t.shape[-len(shape):] == shape and bool(torch.isfinite(t).all()) for t in tensors)
-        right = right and (norm['kind'] != 'standard' or bool((norm['std'] > 0).all()))
-        right = right and all(type(name) is str for name in columns or ())
-    except (AttributeError, KeyError, TypeError):
-        right = False
-    if not right:
-        fail('the checkpoint is damaged: its norm or columns are not those of any data set')
+    knobs = data_knobs(config, checkpoint)
+    dataset = open_dataset(**knobs)
+    if run.rank == 0:
+        describe(dataset)
+    seq_len, max_len = config.get('seq_len'), config.get('max_len')
+    if checkpoint:
+        own = checkpoint['config']
+        moved = [f'{k} {own[k]} (now {knobs[k]})' for k in ('val_share', 'test_share', 'split_seed')
+                 if own.get(k) not in (None, knobs[k])]
+        if checkpoint.get('data', dataset.fingerprint) != dataset.fingerprint:
+            moved.append(f'other contents of {dataset.name}')
+        if moved and own.get('dataset') == knobs['dataset']:
+            print0(run, f'warning: the checkpoint was trained with {", ".join(moved)}: rows that it learned from '
+                     'may be validation or test rows now')
+        warn(run, check_fits(dataset, checkpoint))
+        dataset.norm = checkpoint['norm'] or \
+            fit_norm(dataset, dataset.rows('train'), config.get('norm') or 'standard')
+        seq_len, max_len = checkpoint['model_args']['seq_len'], max_len or checkpoint['config'].get('max_len')
+    seq_len = dataset.set_lengths(seq_len, max_len)
+    if dataset.n_cut:
+        print0(run, f'{dataset.n_cut:,} of {len(dataset.y):,} sequences have more than {dataset.max_len} tokens '
+                 'and lose their end')
+    if dataset.is_bytes and run.device.type == 'cuda':
+        # cuDNN plans attention anew for each width, in tens of milliseconds or more. A Perceiver has few
+        # widths, as padding costs its first layer and decoder alone; a Transformer takes the other kernels
+        if (checkpoint['model_args'] if checkpoint else config).get('n_latent'):
+            dataset.width_step = 32
+        else:
+            torch.backends.cuda.enable_cudnn_sdp(False)
+    return dataset, seq_len
 
 
 def name_of(dataset):
@@ -230,7 +236,6 @@ class Dataset:
         """What tells the rows of a file of which nothing was left out: their numbers from 1, or file names."""
         if not self.is_images:
             return range(1, len(self.y) + 1)
-        from prepare import image_files  # upwards, as in open_dataset
         return [path.relative_to(file) for path, _, _ in image_files(file, Counter())]
 
     def batch(self, rows, width=None):
@@ -348,9 +353,6 @@ def describe(dataset):
         print(printable(f'labels on {len(y):,} rows: {said}'))
 
 
-# -----------------------------------------------------------------------------
-# batches
-
 def epoch_batches(dataset, rows, batch_size, seed, epoch):
     """
     One epoch in random order: (n_batch, batch_size) row numbers. A pure function of (seed, epoch): every rank
@@ -434,323 +436,26 @@ def prefetch(batches, device):
             yield tuple(move(t) for t in batch)
 
 
-# -----------------------------------------------------------------------------
-# scaling
-
-def fit_norm(dataset, rows, kind):
-    """
-    'standard': mean and standard deviation of each input. 'quantile': ranks mapped to a Gaussian, as
-    Gorishniy et al. 2021 (github.com/yandex-research/rtdl) do with scikit-learn's QuantileTransformer: up to
-    1,000 quantiles of the values plus a little noise, which spreads the ties of discrete features. 'none': as
-    they are.
-    """
-    if kind not in ('standard', 'quantile', 'none'):
-        fail(f'norm={kind!r}: standard, quantile or none')
-    if kind == 'none' and dataset.meta['kind'] == 'floats' and np.isnan(dataset.x).any():
-        fail('norm=none knows no mean to put in for what is missing: standard or quantile')
-    if dataset.is_bytes or kind == 'none':
-        return {'kind': 'none'}
-    if dataset.is_images:  # of each channel, over the pixels of 1,000 images
-        if kind != 'standard':
-            fail(f'norm={kind!r}: images take standard or none')
-        some = (dataset.x[row] / 255 for row in np.random.default_rng(0).permutation(rows)[:1000])
-        mean, square = torch.tensor(np.mean([(x.mean((0, 1)), (x ** 2).mean((0, 1))) for x in some], 0))
-        std = (square - mean ** 2).clamp(min=0).sqrt()
-        return {'kind': kind, 'mean': mean.float(), 'std': torch.where(std > 1e-6, std, 1.0).float()}
-    if kind == 'standard':
-        n, total, square = 0, 0.0, 0.0
-        shift = dataset.x[rows[:CHUNK]].astype(np.float64)  # about the mean: squares do not cancel
-        shift = np.nansum(shift, 0) / np.maximum((~np.isnan(shift)).sum(0), 1)
-        for at in range(0, len(rows), CHUNK):
-            x = dataset.x[rows[at:at + CHUNK]].astype(np.float64) - shift  # NaN: missing
-            n, total = n + (~np.isnan(x)).sum(0), total + np.nansum(x, 0)
-            square = square + np.nansum(x ** 2, 0)
-        n = np.maximum(n, 1)
-        std = np.sqrt(np.maximum(square / n - (total / n) ** 2, 0))
-        std[std == 0] = 1  # a constant input stays constant
-        return {'kind': kind, 'mean': torch.from_numpy((shift + total / n).astype(np.float32)),
-                'std': torch.from_numpy(std.astype(np.float32))}
-    rng = np.random.default_rng(0)
-    x = dataset.x[np.sort(rng.permutation(rows)[:200_000])].astype(np.float64)  # (k, n, d_raw)
-    x += rng.normal(size=x.shape) * 1e-3 / np.maximum(np.nanstd(x, 0), 1e-3)
-    n_quantiles = max(min(len(rows) // 30, 1000), 10)
-    quantile = np.nanquantile if np.isnan(x).any() else np.quantile  # the first is slow
-    quantiles = quantile(x, np.linspace(0, 1, n_quantiles), axis=0)  # (n_quantiles, n, d_raw)
-    return {'kind': kind, 'quantiles': torch.from_numpy(quantiles)}
+def main():
+    if sys.argv[1:] == ['clean']:
+        for folder, size, claimed in prepared(data_dir):
+            if not claimed:
+                shutil.rmtree(folder)
+                print(f'removed {folder}, {size:,} bytes')
+        return
+    if len(sys.argv) > 1:
+        named = [f'--dataset={sys.argv[1]}'] if not sys.argv[1].startswith('-') else sys.argv[1:2]
+        describe(open_dataset(**configure(globals(), named + sys.argv[2:])))
+        return
+    for name, row in DATASETS.items():
+        print(f'{name:16} {row["about"]}\n{"":16} licence: {row["licence"]}')
+        for address, size, digest in row['files'].values():
+            if address is not None:
+                print(f'{"":16} {address} (' + (f'{size:,} bytes' if size else 'size not stated')
+                      + ', no hash' * (digest is None) + ')')
+    for folder, size, claimed in prepared(data_dir):
+        print(f'prepared: {folder}, {size:,} bytes' + ', of a source that is gone or changed' * (not claimed))
 
 
-def normalise(x, norm):
-    """x (B, n, d_raw) float32 -> the same, scaled by fit_norm's statistics."""
-    if norm['kind'] == 'none':
-        return x
-    if norm['kind'] == 'standard':
-        return np.nan_to_num((x - norm['mean'].numpy()) / norm['std'].numpy(), copy=False)  # missing: the mean
-    q = norm['quantiles'].numpy()  # (n_quantiles, n, d_raw) float64
-    levels, rank = np.linspace(0, 1, len(q)), np.empty(x.shape, np.float64)
-    for i, j in np.ndindex(x.shape[1:]):
-        # from below and from above, so that a value repeated in many quantiles gets the middle of its ranks
-        v, q_ij = x[:, i, j].astype(np.float64), q[:, i, j]
-        rank[:, i, j] = (np.interp(v, q_ij, levels) - np.interp(-v, -q_ij[::-1], -levels[::-1])) / 2
-        rank[v - 1e-7 < q_ij[0], i, j], rank[v + 1e-7 > q_ij[-1], i, j] = 0, 1
-    gauss = torch.special.ndtri(torch.from_numpy(rank))
-    gauss = gauss.clamp(-5.199337582605575, 5.19933758270342).float()  # scikit-learn's ends
-    return gauss.nan_to_num(0.0).numpy()  # missing: the median
-
-
-# -----------------------------------------------------------------------------
-# scores: y (N,) true labels; p (N,) predictions, scores or (N, C) logits
-
-def ranks(v):
-    """Ranks 1..N, ties share the mean of theirs."""
-    _, inverse, counts = np.unique(v, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
-
-
-def chosen(p):
-    """Class numbers from (N,) logits of class 1 or (N, C) logits."""
-    return (p > 0).astype(np.int64) if p.ndim == 1 else p.argmax(1)
-
-
-def accuracy(y, p):
-    return float((chosen(p) == y).mean())
-
-
-def roc_auc(y, p):
-    """Area under the ROC curve: the chance that a positive scores above a negative (Mann-Whitney)."""
-    n_pos, n_neg = int((y == 1).sum()), int((y != 1).sum())
-    if not n_pos or not n_neg:
-        fail('roc_auc needs both classes among the rows that are scored')
-    return float((ranks(p)[y == 1].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
-
-
-def f1(y, p):
-    """Of class 1: the harmonic mean of precision and recall; 0 where neither is defined."""
-    return f1_of(y == 1, chosen(p) == 1)
-
-
-def f1_of(there, answered):
-    return float(2 * (answered & there).sum() / max(answered.sum() + there.sum(), 1))
-
-
-def log_loss(y, p):
-    """-log of the probability of the true class, the mean."""
-    p = np.stack([np.zeros(len(p)), p], 1) if p.ndim == 1 else p
-    p = p - p.max(1, keepdims=True)
-    return float((np.log(np.exp(p).sum(1)) - p[np.arange(len(y)), y.astype(np.int64)]).mean())
-
-
-def macro_f1(y, p):
-    """The mean of each class's F1."""
-    c = chosen(p)
-    return float(np.mean([f1_of(y == k, c == k) for k in np.union1d(y, c)]))
-
-
-def correlation(a, b):
-    """Pearson's; 0 where all of one are the same."""
-    a, b = a - np.mean(a), b - np.mean(b)
-    scale = np.sqrt((a ** 2).sum() * (b ** 2).sum())
-    return float((a * b).sum() / scale) if scale else 0.0
-
-
-def matthews(y, p):
-    """Matthews correlation of two classes (GLUE's measure for CoLA)."""
-    return correlation(y, chosen(p))
-
-
-def rmse(y, p):
-    return float(np.sqrt(((p.astype(np.float64) - y) ** 2).mean()))
-
-
-def mae(y, p):
-    """Mean absolute error."""
-    return float(np.abs(p - y).mean())
-
-
-def r2(y, p):
-    """The share of the variance that is explained: 1 - squared error / variance; 0 where y is constant."""
-    variance = ((y - y.mean()) ** 2).sum()
-    return float(1 - ((p - y) ** 2).sum() / variance) if variance else 0.0
-
-
-def spearman(y, p):
-    """Correlation of the ranks."""
-    return correlation(ranks(y), ranks(p))
-
-
-def class_numbers(labels, classes):
-    """Labels -> their numbers in the list of classes (N,) int64; fails on a label that is not among them."""
-    number = {c: i for i, c in enumerate(classes)}
-    odd = [v for v in labels if v not in number]
-    if odd:
-        fail(f'{len(odd)} rows have labels outside the classes to learn, {odd[0]!r} for one; the classes are '
-             f'{", ".join(map(str, classes[:10]))}{", ..." * (len(classes) > 10)}')
-    return np.array([number[v] for v in labels], np.int64)
-
-
-METRICS = {  # name: (function, targets that it fits, 1 = more is better and -1 = less is)
-    'accuracy': (accuracy, ('binary', 'multiclass'), 1),
-    'log_loss': (log_loss, ('binary', 'multiclass'), -1),
-    'roc_auc': (roc_auc, ('binary',), 1),
-    'f1': (f1, ('binary',), 1),
-    'macro_f1': (macro_f1, ('multiclass',), 1),
-    'matthews': (matthews, ('binary',), 1),
-    'rmse': (rmse, ('regression',), -1),
-    'mae': (mae, ('regression',), -1),
-    'r2': (r2, ('regression',), 1),
-    'spearman': (spearman, ('regression',), 1),
-}
-
-
-def score(outcome, labels, p):
-    """
-    The metric of predictions p (N, n_out) from the fine-tuning head. `outcome` (see settle_outcome) travels
-    in the checkpoint; of a regression it has mean and std, by which predictions go back to the labels' own
-    units.
-    """
-    metric, p = METRICS[outcome['metric']][0], p.astype(np.float64)
-    if outcome['target'] == 'regression':
-        return metric(np.array(labels), answers(outcome, p))
-    return metric(class_numbers(labels, outcome['classes']), p[:, 0] if outcome['target'] == 'binary' else p)
-
-
-def scores(outcome, labels, p):
-    """{metric: value} of all that fit the target, the one that selects first; a metric that needs both classes
-    is left out where they are not there."""
-    values = {outcome['metric']: score(outcome, labels, p)}
-    for name, (_, targets, _) in METRICS.items():
-        if name not in values and outcome['target'] in targets and (name != 'roc_auc' or len({*labels}) == 2):
-            values[name] = score({**outcome, 'metric': name}, labels, p)
-    return values
-
-
-def answers(outcome, p):
-    """Predictions p (N, n_out) as people read them: (N,) in the labels' units, or (N, C) probabilities."""
-    p = p.astype(np.float64)
-    if outcome['target'] == 'regression':
-        return p[:, 0] * outcome['std'] + outcome['mean']
-    p = np.concatenate([np.zeros_like(p), p], 1) if outcome['target'] == 'binary' else p
-    p = np.exp(p - p.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
-
-
-def no_answer(outcome, y, n):
-    """What a model says of n rows that knows the labels y alone: their mean, or how often each class is."""
-    if outcome['target'] == 'regression':
-        return np.zeros((n, 1))  # standardised
-    p = np.log(np.bincount(y, minlength=len(outcome['classes'])))
-    return np.tile(p[1:] - p[0] if outcome['target'] == 'binary' else p, (n, 1))
-
-
-def all_alike(outcome, p):
-    """Does a model answer the same for every row: one class, or numbers within 1 % of the labels' spread?"""
-    if outcome['target'] == 'regression':
-        return len(p) > 1 and bool(np.ptp(p) < 0.01)
-    return len(p) > 1 and len({*chosen(p[:, 0] if outcome['target'] == 'binary' else p)}) == 1
-
-
-def merit(outcome, value):
-    """A score as a number to be made large."""
-    return METRICS[outcome['metric']][2] * value
-
-
-def settle_outcome(dataset, target, metric, splits=SPLITS):
-    """
-    What is to be predicted. -> outcome, a dict of target (binary, multiclass or regression), metric, and
-    classes (None for a regression); {split: its rows that have a label}; and a sentence about a target that
-    had to be guessed.
-
-    target and metric None: those of a data set known by name. A file's target is inferred from its labels:
-    two values are binary, text or up to 20 whole numbers classes, all else a regression.
-    """
-    rows = {split: dataset.rows(split) for split in splits}
-    rows = {split: r[~np.isnan(dataset.y[r])] for split, r in rows.items()}
-    for split, r in rows.items():
-        if not len(r):
-            fail(f'{dataset.name} has no labelled {split} rows: see label_column and the split knobs')
-    values, note = np.unique(dataset.y[rows['train']]), ''
-    if len(values) == 1:
-        fail(f'all {len(rows["train"]):,} training labels of {dataset.name} are '
-             f'{dataset.label_values(values)[0]!r}: there is nothing to learn, see label_column')
-    if not (target or dataset.meta['target']):
-        whole = dataset.meta['classes'] or (values == values.round()).all() and len(values) <= 20
-        target = 'binary' if len(values) == 2 else 'multiclass' if whole else 'regression'
-        note = f'target: {target}, as the labels have {len(values):,} values; --target= says otherwise'
-    target = target or dataset.meta['target']
-    if target not in ('binary', 'multiclass', 'regression'):
-        fail(f'target={target!r}: binary, multiclass or regression')
-    metric = metric or dataset.meta['metric'] or ('rmse' if target == 'regression' else 'accuracy')
-    if metric not in METRICS:
-        fail(f'metric={metric!r}: one of {", ".join(METRICS)}')
-    if target not in METRICS[metric][1]:
-        fail(f'metric={metric} does not fit target={target}')
-    if target == 'regression':
-        if dataset.meta['classes']:  # sorted: text comes after numbers
-            fail(f'target=regression, but labels are text, such as {dataset.meta["classes"][-1]!r}')
-        return dict(target=target, metric=metric, classes=None), rows, note
-    classes = sorted(dataset.label_values(values))
-    if target == 'binary' and len(classes) != 2:
-        fail(f'target=binary, but the training labels have {len(classes)} values: say --target=multiclass or '
-             'regression')
-    odd = next((c for c in classes if isinstance(c, float) and c != round(c)), None)
-    if odd is not None:
-        fail(f'target={target}, but the label {odd:g} is no class: say --target=regression')
-    for split in splits:  # fails on a class that no training row has
-        class_numbers(dataset.labels(rows[split][~np.isin(dataset.y[rows[split]], values)]), classes)
-    return dict(target=target, metric=metric, classes=classes), rows, note
-
-
-def learnable(dataset, rows, outcome):
-    """The labels of rows as a model learns them: class numbers, or standardised. -> y (k,), outcome"""
-    if outcome['target'] != 'regression':
-        return class_numbers(dataset.labels(rows), outcome['classes']), outcome
-    y = dataset.y[rows]
-    outcome = {**outcome, 'mean': float(y.mean()), 'std': float(y.std()) or 1.0}
-    return (y - outcome['mean']) / outcome['std'], outcome
-
-
-# -----------------------------------------------------------------------------
-# images on the device: x (B, 3, H, W) float32 in [0, 1]; each function treats the whole batch at once
-
-def stored_side(image_size):
-    """S: evaluation resizes to image_size / 0.875 and keeps the centre (the authors' code)."""
-    return round(image_size / 0.875)
-
-
-def random_boxes(n, side, scale, device):
-    """
-    RandomResizedCrop's rule (Szegedy et al. 2015, as torchvision has it): a share of the area drawn from
-    `scale`, a ratio of width to height of 3/4 to 4/3, uniform in its logarithm, whole pixels; the first of
-    ten tries that fits the square, else all of it. -> top, left, height, width, each (n,) float
-    """
-    area = side ** 2 * torch.empty(10, n, device=device).uniform_(*scale)
-    ratio = torch.empty(10, n, device=device).uniform_(math.log(3 / 4), math.log(4 / 3)).exp()
-    whole = torch.full((1, n), float(side), device=device)
-    width, height = (torch.cat([v.sqrt().round().clamp(min=1), whole]) for v in (area * ratio, area / ratio))
-    first = ((width <= side) & (height <= side)).int().argmax(0, keepdim=True)  # argmax: the first of equals
-    width, height = width.gather(0, first)[0], height.gather(0, first)[0]
-    top, left = (torch.floor(torch.rand(n, device=device) * (side - v + 1)) for v in (height, width))
-    return top, left, height, width
-
-
-def resize_weights(start, length, n_in, n_out):
-    """
-    The matrix that resizes a line of n_in pixels, from `start` on over `length`, to n_out: (B,), (B,) -> (B,
-    n_out, n_in). Bicubic (a = -0.5) and, where it shrinks, wider by as much (antialiased), as Pillow does.
-    """
-    scale = (length / n_out)[:, None]
-    centre = start[:, None] + (torch.arange(n_out, device=start.device) + 0.5) * scale  # (B, n_out)
-    pixel = torch.arange(n_in, device=start.device) + 0.5
-    t = (pixel - centre[..., None]).abs() / scale.clamp(min=1)[..., None]  # (B, n_out, n_in)
-    w = torch.where(t < 1, (1.5 * t - 2.5) * t ** 2 + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2) * (t < 2)
-    start, end = start[:, None, None], (start + length)[:, None, None]
-    w = w * ((pixel > start) & (pixel < end))  # what lies outside the box is not seen
-    return w / w.sum(-1, keepdim=True)
-
-
-def crop(x, top, left, height, width, mirror, size):
-    """Boxes (B,) each, resized to size x size; those with mirror (B,) bool up are flipped left to right."""
-    rows = resize_weights(top, height, x.shape[2], size)
-    columns = resize_weights(left, width, x.shape[3], size)
-    columns = torch.where(mirror[:, None, None], columns.flip(1), columns)
-    return (rows[:, None] @ x @ columns[:, None].transpose(2, 3)).clamp(0, 1)  # bicubic overshoots at edges
+if __name__ == '__main__':
+    run_cli(main)

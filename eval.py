@@ -19,8 +19,6 @@ if installed, draws what --show prints.
 import csv
 import json
 import math
-import sys
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from itertools import combinations
@@ -30,13 +28,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from collider import HIGGS_COLUMNS
-from configurator import configure, fail, start, whole
-from data import (SPLITS, all_alike, answers, class_numbers, learnable, name_of, score, scores, scoring,
-                  settle_outcome)
-from masking import BLIND, FIRST_BYTE, SPACES, Masking, sample_queries
-from model import build, load, load_weights, take, where_true
-from runtime import check_masking, check_numbers, masked_loss, open_data, outputs, say, set_up
+from configurator import configure
+from data import name_of, open_data, scoring
+from masking import BLIND, SPACES, Masking, sample_queries
+from model import build, gather_rows, mask_to_indices
+from util.checkpoint import load, load_weights
+from util.checks import check_masking, check_numbers
+from util.collider import HIGGS_COLUMNS
+from util.errors import fail, run_cli
+from util.files import atomic_write
+from util.plots import heat_map, image_sheet, plot, text_sheet
+from util.runtime import print0, set_up, sum_ranks
+from util.splits import SPLITS
+from util.tasks import all_alike, class_numbers, encode_labels, infer_task, score, scores, to_predictions
 
 # -----------------------------------------------------------------------------
 ckpt = ''  # a checkpoint of pretrain.py or finetune.py, a folder with last.pt, or hf:OWNER/NAME
@@ -78,8 +82,6 @@ show_out: str | None = None  # folder for the pictures; None = beside the checkp
 batch_size = 256  # samples at a time
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
-# -----------------------------------------------------------------------------
-
 C = HIGGS_COLUMNS  # what belongs together in them: the pairs within each of these groups are looked at
 HIGGS_GROUPS = {
     'lepton pt, eta, phi': [C[:3]], 'met, its phi': [C[3:5]],
@@ -103,13 +105,13 @@ def main():
     if not ckpt:
         fail('say which checkpoint: --ckpt=out/...')
     checkpoint = load(ckpt, ('model', 'model_args', 'config', 'norm'), data_dir)
-    own, outcome = checkpoint['config'], checkpoint.get('outcome')
-    if checkpoint['model_args'].get('n_out') and not (outcome or embed or probe):
+    own, task = checkpoint['config'], checkpoint.get('task')
+    if checkpoint['model_args'].get('n_out') and not (task or embed or probe):
         fail(f'{ckpt} is a fine-tuned model that does not name its labels: embed or probe it')
     given = {f.name: config[f.name] for f in fields(Masking) if config.get(f.name) is not None}
-    if outcome and (show not in ('', 'confusion') or given):
+    if task and (show not in ('', 'confusion') or given):
         fail(f'{ckpt} is a fine-tuned model, which hides nothing: show and masks want a pre-trained one')
-    if (predict or show == 'confusion') and (not outcome or show and outcome['target'] == 'regression'):
+    if (predict or show == 'confusion') and (not task or show and task['target'] == 'regression'):
         fail(f'{ckpt} has learned no {"classes" if show else "labels"}: predict and confusion are for what '
              'finetune.py writes')
     file = predict or embed
@@ -125,7 +127,7 @@ def main():
     vectors = partial(outputs, model.features, model, model.config.v_dim, data, batch_size=batch_size, run=run)
     logits = partial(outputs, model, model, model.config.n_out, data, batch_size=batch_size, run=run)
 
-    labelled = ' labelled' * bool((outcome or probe) and not file)
+    labelled = ' labelled' * bool((task or probe) and not file)
     rows = data.rows('all' if file else split)
     rows = rows[~np.isnan(data.y[rows])] if labelled else rows
     if not len(rows):
@@ -137,28 +139,28 @@ def main():
         names = data.row_names(file)
         answer = (logits if predict else vectors)(rows).numpy()
         if predict:
-            return write_predictions(Path(f'{name_of(file)}.predictions.csv'), names, outcome, answer, run)
+            return write_predictions(Path(f'{name_of(file)}.predictions.csv'), names, task, answer, run)
         path = Path(embed_out or f'{name_of(file)}.embeddings.npy')
-        with whole(path) as f:
+        with atomic_write(path) as f:
             np.save(f, answer)
         path.with_suffix('.txt').write_text(''.join(f'{name}\n' for name in names))
-        say(run, f'{path}: {len(rows):,} vectors of {model.config.v_dim} float32; {path.with_suffix(".txt")}: '
+        print0(run, f'{path}: {len(rows):,} vectors of {model.config.v_dim} float32; {path.with_suffix(".txt")}: '
                  'which row each is of')
     elif probe:
         asked = [config[k] or own.get(k) for k in ('target', 'metric')]
-        outcome, known, note = settle_outcome(data, *asked, ('train', split.replace('all', 'train')))
-        say(run, note or f'target: {outcome["target"]}')
+        task, known, note = infer_task(data, *asked, ('train', split.replace('all', 'train')))
+        print0(run, note or f'target: {task["target"]}')
         learn = np.random.default_rng(0).permutation(known['train'])[:n_train]
-        for name, value in probe_rows(vectors, data, outcome, learn, rows).items():
-            say(run, f'{name}, {outcome["metric"]} {where}, {len(learn):,} labels: {value:.4f}')
-    elif outcome:
+        for name, value in probe_rows(vectors, data, task, learn, rows).items():
+            print0(run, f'{name}, {task["metric"]} {where}, {len(learn):,} labels: {value:.4f}')
+    elif task:
         p, labels = logits(rows).numpy(), data.labels(rows)
-        for name, value in scores(outcome, labels, p).items():
-            say(run, f'{name} {where}: {value:.4f}')
-        if all_alike(outcome, p):
-            say(run, 'warning: the model answers the same for every row')
+        for name, value in scores(task, labels, p).items():
+            print0(run, f'{name} {where}: {value:.4f}')
+        if all_alike(task, p):
+            print0(run, 'warning: the model answers the same for every row')
         if show:
-            show_confusion(outcome, labels, p)
+            show_confusion(task, labels, p)
     else:
         how = replace(Masking.of(own), **given)
         if show and mask is None and how.mask in BLIND:
@@ -169,22 +171,22 @@ def main():
             out = Path(show_out or (home.parent if home.is_file() else home))
             return (show_masks if show == 'masks' else show_overlap)(model, data, rows, how, out, run)
         value = masked_loss(model, data, rows, how, batch_size, run)
-        say(run, f'masked loss {where}, {how.mask} masks, ratio {how.mask_ratio}: {value:.4f}')
+        print0(run, f'masked loss {where}, {how.mask} masks, ratio {how.mask_ratio}: {value:.4f}')
 
 
-def write_predictions(path, names, outcome, p, run):
+def write_predictions(path, names, task, p, run):
     """A CSV of each row's number (the first is 1) or file name, and the number predicted, in the labels'
     units, or the class and the probability of each."""
-    answer, classes = answers(outcome, p), outcome['classes'] and [plain(c) for c in outcome['classes']]
-    with whole(path, 'w') as f:
+    answer, classes = to_predictions(task, p), task['classes'] and [plain(c) for c in task['classes']]
+    with atomic_write(path, 'w') as f:
         lines = csv.writer(f, lineterminator='\n')
         lines.writerow(['row', 'prediction', *(f'p({c})' for c in classes or ())])
         for name, v in zip(names, answer.tolist()):
             lines.writerow([name, f'{v:.6g}'] if classes is None else
                            [name, classes[int(np.argmax(v))], *(f'{q:.6f}' for q in v)])
-    say(run, f'{path}: {len(names):,} predictions')
-    if all_alike(outcome, p):
-        say(run, 'warning: the model answers the same for every row')
+    print0(run, f'{path}: {len(names):,} predictions')
+    if all_alike(task, p):
+        print0(run, 'warning: the model answers the same for every row')
 
 
 def plain(label):
@@ -192,18 +194,18 @@ def plain(label):
     return f'{label:.15g}' if isinstance(label, float) else label
 
 
-def show_confusion(outcome, labels, p):
+def show_confusion(task, labels, p):
     """How many rows of each class (a line) are taken for which (a column)."""
-    y, names = class_numbers(labels, outcome['classes']), [plain(c) for c in outcome['classes']]
+    y, names = class_numbers(labels, task['classes']), [plain(c) for c in task['classes']]
     counts = np.zeros((len(names), len(names)), int)
-    np.add.at(counts, (y, answers(outcome, p).argmax(1)), 1)
+    np.add.at(counts, (y, to_predictions(task, p).argmax(1)), 1)
     width = max(len(v) for v in (*names, str(len(y)))) + 2
     print('lines: the labels; columns: the answers')
     for head, cells in zip(['', *names], [names, *counts.tolist()]):
         print(f'{head:>{width}}' + ''.join(f'{cell:>{width}}' for cell in cells))
 
 
-def probe_rows(vectors, dataset, outcome, learn, rows):
+def probe_rows(vectors, dataset, task, learn, rows):
     """
     The metric, on `rows`, of two readers of frozen features, vectors(rows), that know the labels of `learn`
     only: a vote of (or the mean over) the 20 nearest by cosine; and logistic regression, its summed loss +
@@ -211,9 +213,9 @@ def probe_rows(vectors, dataset, outcome, learn, rows):
     """
     H = [vectors(r).double() for r in (learn, rows)]
     X, Z = ((h - H[0].mean(0)) / H[0].std(0, correction=0).clamp(min=1e-8) for h in H)  # (k, d)
-    y, outcome = learnable(dataset, learn, outcome)
-    target, labels = outcome['target'], dataset.labels(rows)
-    Y = torch.from_numpy(np.eye(len(outcome['classes']))[y] if target == 'multiclass' else y[:, None] / 1.0)
+    y, task = encode_labels(dataset, learn, task)
+    target, labels = task['target'], dataset.labels(rows)
+    Y = torch.from_numpy(np.eye(len(task['classes']))[y] if target == 'multiclass' else y[:, None] / 1.0)
     near = [(z @ F.normalize(X).T).topk(min(20, len(X))).indices for z in F.normalize(Z).split(1024)]
     votes = torch.cat([Y[i].mean(1) for i in near]) - 0.5 * (target == 'binary')  # (rows, n_out); 0 = a draw
     fit, penalty = {'binary': (F.binary_cross_entropy_with_logits, 0.5), 'multiclass': (F.cross_entropy, 0.5),
@@ -228,7 +230,7 @@ def probe_rows(vectors, dataset, outcome, learn, rows):
         return value
     optimizer.step(loss)
     linear = (Z @ W + b).detach()
-    return {f'probe_{k}': score(outcome, labels, p.numpy()) for k, p in (('knn', votes), ('linear', linear))}
+    return {f'probe_{k}': score(task, labels, p.numpy()) for k, p in (('knn', votes), ('linear', linear))}
 
 
 @torch.no_grad()
@@ -299,8 +301,8 @@ def measure(hidden, others, ids, is_image, pairs):
 def reconstruct(model, x, hidden):
     """x (B, n, d_raw) without padding, the hidden inputs replaced by what the model makes of the others."""
     m = int(hidden[0].sum())  # the same in every sample
-    (hidden_at, _), (visible_at, _) = where_true(hidden, m), where_true(~hidden, x.shape[1] - m)
-    answer = model.decode(*model.encode(take(model.embed(x), visible_at)), hidden_at).to(x.dtype)
+    (hidden_at, _), (visible_at, _) = mask_to_indices(hidden, m), mask_to_indices(~hidden, x.shape[1] - m)
+    answer = model.decode(*model.encode(gather_rows(model.embed(x), visible_at)), hidden_at).to(x.dtype)
     return x.scatter(1, hidden_at[..., None].expand_as(answer), answer)
 
 
@@ -357,94 +359,39 @@ def show_curves(folders, out):
     plot(panels, 'step', out / 'curves.png')
 
 
-@contextmanager
-def picture(path, rows, columns, width, height):
-    """A matplotlib figure, its size in inches, and its axes (rows, columns), written to path at the end."""
-    try:
-        from matplotlib.figure import Figure  # without pyplot: no window, no display
-    except ImportError:
-        print('no picture, as matplotlib is not installed: pip install matplotlib')
-        sys.exit(0)  # all else has been said
-    if 110 * max(width, height) >= 2 ** 16:  # pixels, at most, of a picture's side
-        print('no picture, it would be too large to draw')
-        sys.exit(0)
-    figure = Figure((width, height), dpi=110, layout='constrained')
-    yield figure, figure.subplots(rows, columns, squeeze=False)
-    with whole(path) as f:
-        figure.savefig(f, format='png')
-    print(f'wrote {path}')
+@torch.no_grad()
+def masked_loss(model, dataset, rows, how, batch_size, run):
+    """
+    The mean loss over the hidden inputs of these rows. Batch i draws with seed i: the random masks, or the
+    queries drawn for guided ones, are the same at every call.
+    """
+    model.eval()
+    generator, total = torch.Generator(run.device), torch.zeros(2, device=run.device)
+    for i, at, x, valid in scoring(dataset, rows, batch_size, run):
+        with run.autocast():
+            loss, hidden = model(x, valid, how, generator.manual_seed(i))
+        total += torch.stack([loss.sum(), hidden.sum()])
+    model.train()
+    total = sum_ranks(total, run)
+    return (total[0] / total[1]).item()
 
 
-def plot(panels, x_name, path):
-    """panels {what: {label: [(x, y), ..]}}: prints every curve as a sparkline, and draws a panel each."""
-    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
-    for what, curves in panels.items():
-        print(what)
-        for label, points in curves.items():
-            ys = np.array([y for _, y in points])
-            some = ys[np.linspace(0, len(ys) - 1, min(40, len(ys))).round().astype(int)]
-            heights = (some - some.min()) / (np.ptp(some) or 1) * 7
-            line = ''.join('▁▂▃▄▅▆▇█'[round(v)] for v in heights)
-            print(f'  {line:40}  {ys[0]:.4g} -> {ys[-1]:.4g}  {label}')
-    across, lines = next(k for k in (3, 2, 1) if len(panels) % k == 0), {}
-    down = len(panels) // across
-    with picture(path, down, across, max(4 * across, 6), 3 * down + 0.25 * len(labels)) as (figure, axes):
-        for ax, (what, curves) in zip(axes.flat, panels.items()):
-            ax.set(title=what, xlabel=x_name)
-            for label, points in curves.items():
-                lines[label], = ax.plot(*zip(*points), '.-', color=f'C{labels.index(label) % 10}')
-        figure.legend(lines.values(), lines.keys(), loc='outside lower left')
-
-
-def heat_map(hidden, names, out):
-    """Which inputs masks (N, n) hide together: correlations, in hundredths and from blue to red."""
-    hidden, width = hidden.double(), max(map(len, names))
-    C = torch.corrcoef(hidden.T).nan_to_num()  # an input always hidden, or never, correlates with none
-    print(f'correlation of being hidden, in hundredths; among random masks {-100 / (len(names) - 1):.0f}')
-    for name, row in zip(names, C.fill_diagonal_(torch.nan)):
-        print(f'{name:>{width}} ' + ''.join(f'{100 * v:4.0f}' for v in row).replace(' nan', '   .'))
-    print('how often each is hidden: ' + ', '.join(f'{k} {v:.2f}' for k, v in zip(names, hidden.mean(0))))
-    side, top = min(0.25 * len(C) + 2, 20), C.nan_to_num().abs().max() or 1
-    with picture(out / 'masks.png', 1, 1, side + 1.5, side) as (figure, ((ax,),)):
-        figure.colorbar(ax.imshow(C.numpy(), 'RdBu_r', vmin=-top, vmax=top), label='correlation', shrink=0.8)
-        ax.set(title='hidden together (red) or apart (blue)', facecolor='lightgrey')  # grey: the diagonal
-        ax.set_xticks(range(len(names)), names, rotation=90, parse_math=False)  # $ is a $
-        ax.set_yticks(range(len(names)), names, parse_math=False)
-
-
-def image_sheet(columns, norm, out):
-    """columns: {name: x (B, n, 3)}, n a square, scaled by norm; NaN = hidden, drawn grey. Four rows."""
-    x = torch.stack([x[:4].cpu().float() for x in columns.values()])  # (columns, 4, n, 3)
-    x = x * norm['std'] + norm['mean'] if norm['kind'] == 'standard' else x
-    low, high, side = x[0].min(), x[0].max(), math.isqrt(x.shape[2])  # the first column hides nothing
-    x = ((x - low) / (high - low)).clamp(0, 1).nan_to_num(0.6).unflatten(2, (side, side))
-    pages = F.pad(x, (0, 0, 0, 0, 0, -(-side // 16)), value=1).flatten(1, 2)  # one image below the other
-    with picture(out / 'masks.png', 1, len(pages), 2.1 * len(pages), 2.25 * x.shape[1] + 0.4) as (_, axes):
-        for name, ax, pixels in zip(columns, axes[0], pages):
-            ax.imshow(pixels.numpy(), interpolation='nearest')
-            ax.set_title(name, fontsize=14)
-            ax.set_axis_off()
-
-
-def text_sheet(texts, out, width=100):
-    """texts: a list of (name, ids (n,), hidden (n,)). Hidden: red in a terminal, blocks elsewhere."""
-    lines, left = [], 15  # (characters, which are hidden)
-    for name, ids, hidden in texts:
-        text = ''.join(chr(i - FIRST_BYTE) if 32 <= i - FIRST_BYTE < 127 else '·' for i in ids)
-        for at in range(0, len(text), width):
-            line = f'{name * (at == 0):>{left - 1}} {text[at:at + width]}'
-            hides = [False] * left + hidden[at:at + width]
-            marks = [f'\033[41;97m{c}\033[0m' if sys.stdout.isatty() else '░█'[c != ' '] for c in line]
-            print(''.join(mark if h else c for c, h, mark in zip(line, hides, marks)))
-            lines.append((line, hides + [False] * (left + width - len(hides))))
-    red = np.where(np.array([h for _, h in lines])[..., None], (0.8, 0.2, 0.2), 1.0)  # (lines, characters, 3)
-    with picture(out / 'masks.png', 1, 1, 0.09 * (left + width), 0.18 * len(lines)) as (_, ((ax,),)):
-        ax.imshow(red, extent=(0, left + width, len(lines), 0), aspect='auto', interpolation='nearest')
-        ax.set_axis_off()
-        for i, line in enumerate(lines):
-            for j, (c, h) in enumerate(zip(*line)):
-                ax.text(j + 0.5, i + 0.75, c, ha='center', size=9, family='monospace', color='kw'[h])
+@torch.no_grad()
+def outputs(function, model, width, dataset, rows, batch_size, run):
+    """function(x, valid), such as model.features, of these rows, in their order. -> (rows, width) float32"""
+    model.eval()
+    result = torch.zeros(len(rows), width, device=run.device)
+    for i, at, x, valid in scoring(dataset, rows, batch_size, run):
+        with run.autocast():
+            result[at] = function(x, valid).float()
+    model.train()
+    result = sum_ranks(result, run).cpu()
+    if not torch.isfinite(result).all():
+        bad = rows[(~torch.isfinite(result)).any(1).numpy()]
+        fail(f'the model answers {len(bad)} of {len(rows)} rows with numbers that are not finite, row '
+             f'{bad[0] + 1} for one: see their inputs')
+    return result
 
 
 if __name__ == '__main__':
-    start(main)
+    run_cli(main)

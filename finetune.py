@@ -28,13 +28,31 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from configurator import configure, defaults_of, fail, start, whole
-from data import (all_alike, check_fits, data_knobs, fit_norm, learnable, merit, micro_batches, name_of,
-                  no_answer, score, scores, settle_outcome)
-from model import build, load, load_weights, save, shape_of
-from runtime import (Skips, Stop, check_batch, check_numbers, claim, finish, log_line, lr_at, make_optimizer,
-                     make_scaler, must_match, open_data, outputs, rewrite_log, say, seed_all, set_lr, set_up,
-                     syncing, update, warn, wrap)
+from configurator import configure, defaults_of
+from data import data_knobs, micro_batches, name_of, open_data
+from eval import outputs
+from model import build
+from util.augment import mix, three_augment
+from util.checkpoint import load, load_weights, must_match, save, shape_of
+from util.checks import check_batch, check_fits, check_numbers
+from util.errors import fail, run_cli
+from util.files import atomic_write
+from util.optim import Skips, lr_at, make_optimizer, make_scaler, set_lr, update
+from util.runtime import (
+    Stop,
+    finish,
+    lock_output_dir,
+    log_line,
+    print0,
+    rewrite_log,
+    seed_all,
+    set_up,
+    syncing,
+    warn,
+    wrap,
+)
+from util.scaling import fit_norm
+from util.tasks import all_alike, baseline_logits, encode_labels, infer_task, score, scores, selection_score
 
 # -----------------------------------------------------------------------------
 # data; where a knob is None, a checkpoint's own data set is read as it was
@@ -93,14 +111,13 @@ compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA 
 out_dir: str | None = None  # checkpoints and results; None = out/finetune_DATASET, with _frozen
 resume = False  # keep the runs that OUT_DIR already holds whole
 eval_interval: int | None = None  # steps between validations; None = an epoch, a hundred times at most
-# -----------------------------------------------------------------------------
 
 
-def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
+def train(name, begin, lr, seed, rows, data, task, shape, config, run, stop):
     """One run from the checkpoint `begin`, None = scratch. -> the checkpoint it makes, or None if stopped"""
     # model: embeddings and encoder from the checkpoint, the head new, the reconstruction decoder dropped
     seed_all(seed)
-    n_out = len(outcome['classes']) if outcome['target'] == 'multiclass' else 1
+    n_out = len(task['classes']) if task['target'] == 'multiclass' else 1
     raw = build({**config, **shape}, d_raw=data.d_raw, n_out=n_out)
     if begin:
         load_weights(raw, begin['model'], new=('head.', 'head_query'), dropped=('decoder.',))
@@ -115,8 +132,8 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
     train_rows = rows['train']
     if n_train is not None:
         train_rows = np.random.default_rng(seed).permutation(train_rows)[:n_train]
-    y, outcome = learnable(data, train_rows, outcome)
-    kind = torch.int64 if outcome['target'] == 'multiclass' else torch.float32
+    y, task = encode_labels(data, train_rows, task)
+    kind = torch.int64 if task['target'] == 'multiclass' else torch.float32
     labels = torch.zeros(len(data.y), dtype=kind)
     labels[train_rows] = torch.from_numpy(y).to(kind)
 
@@ -124,7 +141,7 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
     # after fewer steps a pre-trained start may lie behind scratch: RESULTS.md, "No harm by default"
     total = max_steps or steps_per_epoch * (epochs or max(40, math.ceil(1200 / steps_per_epoch)))
     interval = eval_interval or steps_per_epoch * math.ceil(total / steps_per_epoch / 100)
-    best = dict(merit=-math.inf)
+    best = dict(selection_score=-math.inf)
     bar = tqdm(total=total, desc=f'{name} lr {lr:g} seed {seed}', leave=False,
                disable=run.rank > 0 or not sys.stderr.isatty())
     batches = micro_batches(data, train_rows, batch_size, accumulation, seed, 0, run, labels)
@@ -139,7 +156,7 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
                 x = data.inputs(x)
             with syncing(model, run, last=i == accumulation - 1):
                 with run.autocast():
-                    loss = loss_of(model(x, valid), y, outcome['target']) / len(step_rows)
+                    loss = loss_of(model(x, valid), y, task['target']) / len(step_rows)
                 scaler.scale(loss * run.world).backward()  # times world, as DDP averages over ranks
         skips.note(update(model, optimizer, scaler, grad_clip))
         bar.update()
@@ -149,18 +166,18 @@ def train(name, begin, lr, seed, rows, data, outcome, shape, config, run, stop):
             skips.check(step + 1)
         if (step + 1) % interval == 0 or step + 1 == total:
             p = outputs(raw, raw, n_out, data, rows['val'], batch_size, run).numpy()
-            value = score(outcome, data.labels(rows['val']), p)
+            value = score(task, data.labels(rows['val']), p)
             log_line(Path(config['out_dir']) / 'log.jsonl', run, init_from=name, lr=lr, seed=seed,
                      step=step + 1, val_score=value)
-            if merit(outcome, value) > best['merit']:
-                best = dict(merit=merit(outcome, value), val_score=value, step=step + 1,
+            if selection_score(task, value) > best['selection_score']:
+                best = dict(selection_score=selection_score(task, value), val_score=value, step=step + 1,
                             model={k: v.detach().cpu().clone() for k, v in raw.state_dict().items()})
     bar.close()
     if 'model' not in best:
         fail(f'{name}, lr {lr:g}, seed {seed}: no validation score is a number: lower lr, or look at the data')
     return dict(model=best['model'], model_args=dict(vars(raw.config)), config=config, norm=data.norm,
                 columns=data.columns, categories=data.meta['categories'], data=data.fingerprint,
-                outcome=outcome, lr=lr, seed=seed, step=best['step'], val_score=best['val_score'],
+                task=task, lr=lr, seed=seed, step=best['step'], val_score=best['val_score'],
                 n_train=len(train_rows))
 
 
@@ -175,14 +192,11 @@ def loss_of(output, y, target):
     return F.cross_entropy(output, y, reduction='sum')
 
 
-# -----------------------------------------------------------------------------
-# which runs, selection on validation, and the table
-
 def main():
     config = configure(globals())
     check_numbers(config, ('n_train', 'eval_interval'))
-    if task not in (None, dataset) and not os.path.exists((dataset or '').split(',')[0]):
-        fail(f'task={task!r}, but dataset={dataset!r}: tasks are for configs such as config/finetune_glue.py, '
+    if config['task'] not in (None, dataset) and not os.path.exists((dataset or '').split(',')[0]):
+        fail(f'task={config["task"]!r}, but dataset={dataset!r}: tasks are for configs such as config/finetune_glue.py, '
              'name the data set with --dataset')
     run, stop = set_up(config), Stop()
     starts = find_starts(init_from or ('scratch', f'out/{name_of(dataset or "collider")}'), wanted=init_from)
@@ -193,7 +207,7 @@ def main():
             must_match(shape_of(begin['model_args']), shape, name)
     other = [f'{k} {shape[k]} (not {config[k]})' for k in shape if config.get(k) not in (None, shape[k])]
     if other:
-        say(run, f'the model has the shape of the checkpoint: {", ".join(other)}')
+        print0(run, f'the model has the shape of the checkpoint: {", ".join(other)}')
 
     config['dataset'] = dataset or (None if first else 'collider')
     data, config['seq_len'] = open_data(config, run, first)
@@ -203,10 +217,10 @@ def main():
             warn(run, check_fits(data, begin))
         begin['norm'] = begin['norm'] or data.norm  # the authors' weights do not say
     config['out_dir'] = out_dir or f'out/finetune_{name_of(config["dataset"])}{"_frozen" * freeze}'
-    outcome, rows, note = settle_outcome(data, target, metric)
+    task, rows, note = infer_task(data, target, metric)
     if note:
-        say(run, note)
-    if augment and not (data.is_images and outcome['target'] == 'multiclass'):
+        print0(run, note)
+    if augment and not (data.is_images and task['target'] == 'multiclass'):
         fail('augment=True is for images with --target=multiclass')
     fresh_norm = None
     if None in starts.values():
@@ -217,21 +231,21 @@ def main():
         fail(f'n_train={labels}, but there are {len(rows["train"])} labelled training rows')
     check_batch(labels, config, run, len(rows['val']))
     counts = ', '.join(f'{len(r):,} {split}' for split, r in rows.items())
-    say(run, f'{outcome["target"]}, {outcome["metric"]}; labelled rows: {counts}; '
+    print0(run, f'{task["target"]}, {task["metric"]}; labelled rows: {counts}; '
              f'{len(starts) * len(lr) * len(seeds)} runs')
 
-    out, measure, table, results = Path(config['out_dir']), outcome['metric'], [], []
-    claim(out, run)
+    out, measure, table, results = Path(config['out_dir']), task['metric'], [], []
+    lock_output_dir(out, run)
     files = {name: name.replace('/', '-') for name in starts}
     for name, file in files.items():
         if list(files.values()).count(file) > 1:
             fail(f'{name} and another start would both be saved as {file}: rename the folder of one')
     title = (f'| pre-training | {measure}, test | {measure}, validation | labels | lr | seeds |\n'
              '|---|---|---|---|---|---|')
-    test_labels, (y, known) = data.labels(rows['test']), learnable(data, rows['train'], outcome)
-    always = [score(known, data.labels(rows[s]), no_answer(known, y, len(rows[s]))) for s in ('test', 'val')]
+    test_labels, (y, known) = data.labels(rows['test']), encode_labels(data, rows['train'], task)
+    always = [score(known, data.labels(rows[s]), baseline_logits(known, y, len(rows[s]))) for s in ('test', 'val')]
     table.append('| always {} | {:.4f} | {:.4f} | {:,} | | |'.format(
-        'the mean' if outcome['target'] == 'regression' else 'the most frequent class', *always, len(y)))
+        'the mean' if task['target'] == 'regression' else 'the most frequent class', *always, len(y)))
     for name, begin in starts.items():
         label = f'{begin["config"]["mask"]} masks ({name})' if begin else 'none (scratch)'
         label += ', frozen' * freeze
@@ -241,9 +255,9 @@ def main():
             path = out / f'{files[name]}-lr{rate:g}-seed{seed}.pt'
             checkpoint = None
             if resume and path.exists():
-                checkpoint = load(path, keys=('model', 'outcome', 'val_score', 'step', 'n_train', 'config'))
+                checkpoint = load(path, keys=('model', 'task', 'val_score', 'step', 'n_train', 'config'))
                 if checkpoint.get('start', digest) != digest:
-                    say(run, f'{path}: {name} or the data have changed since, so it is made anew')
+                    print0(run, f'{path}: {name} or the data have changed since, so it is made anew')
                     checkpoint = None
             if checkpoint:
                 free = ('resume', 'device', 'compile', 'init_from', 'lr', 'seeds')
@@ -252,28 +266,28 @@ def main():
             else:
                 this = name, rate, seed
                 rewrite_log(out / 'log.jsonl', run, lambda e: (e['init_from'], e['lr'], e['seed']) != this)
-                checkpoint = train(name, begin, rate, seed, rows, data, outcome, shape, config, run, stop)
+                checkpoint = train(name, begin, rate, seed, rows, data, task, shape, config, run, stop)
                 if checkpoint is None:
-                    say(run, f'stopped in the run of {label}, lr {rate:g}, seed {seed}; --resume keeps others')
-                    say(run, '\n'.join([title, *table]))
+                    print0(run, f'stopped in the run of {label}, lr {rate:g}, seed {seed}; --resume keeps others')
+                    print0(run, '\n'.join([title, *table]))
                     sys.exit(128 + (stop.signal or 15))
                 if run.rank == 0:
                     save(path, {**checkpoint, 'start': digest})
-            say(run, f'{label}, lr {rate:g}, seed {seed}: best validation {measure} '
+            print0(run, f'{label}, lr {rate:g}, seed {seed}: best validation {measure} '
                      f'{checkpoint["val_score"]:.4f} at step {checkpoint["step"]}')
             tried.setdefault(rate, []).append(checkpoint)
-        rate = max(tried, key=lambda r: merit(outcome, np.mean([c['val_score'] for c in tried[r]])))
+        rate = max(tried, key=lambda r: selection_score(task, np.mean([c['val_score'] for c in tried[r]])))
         every, alike = [], 0
         for checkpoint in tried[rate]:  # the only place where test rows are scored
             model = build(checkpoint['model_args'])
             load_weights(model, checkpoint['model'])
             model.to(run.device)
             p = outputs(model, model, model.config.n_out, data, rows['test'], batch_size, run).numpy()
-            every.append(scores(checkpoint['outcome'], test_labels, p))
-            alike += all_alike(outcome, p)
+            every.append(scores(checkpoint['task'], test_labels, p))
+            alike += all_alike(task, p)
         test = [values[measure] for values in every]
         means = {k: float(np.mean([values[k] for values in every])) for k in every[0]}
-        say(run, f'{label}, test: ' + ', '.join(f'{k} {v:.4f}' for k, v in means.items()))
+        print0(run, f'{label}, test: ' + ', '.join(f'{k} {v:.4f}' for k, v in means.items()))
         val = [c['val_score'] for c in tried[rate]]
         std = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in (test, val)]
         table.append(f'| {label} | {np.mean(test):.4f} ± {std[0]:.4f} | {np.mean(val):.4f} ± {std[1]:.4f} '
@@ -284,9 +298,9 @@ def main():
             val=val, means=means, lr=rate, n_train=tried[rate][0]['n_train'], seeds=seeds)))
         for file, lines in (('results.md', [title, *table]), ('results.jsonl', results)):
             if run.rank == 0:  # now, so that a run which is stopped leaves the rows it has
-                with whole(out / file, 'w') as f:
+                with atomic_write(out / file, 'w') as f:
                     f.write('\n'.join(lines) + '\n')
-    say(run, '\n'.join(['', title, *table]))
+    print0(run, '\n'.join(['', title, *table]))
     finish(run)
 
 
@@ -316,71 +330,5 @@ def find_starts(names, wanted):
     return starts
 
 
-# -----------------------------------------------------------------------------
-# augmentation of images (--augment), batched on the device: x (B, 3, H, W) in [0, 1]
-
-def grey(x):
-    """Luma (ITU-R 601), in one channel: (B, 1, H, W)."""
-    return 0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]  # no tensor of them: it would be copied
-
-
-def solarise(x):
-    """The bright half inverted: values from 128 of 255 on."""
-    return torch.where(x < 127.5 / 255, x, 1 - x)
-
-
-def blur(x, sigma):
-    """Gaussian blur, sigma (B,) in pixels; weights beyond the border are left out."""
-    def weights(n):
-        at = torch.arange(n, device=x.device)
-        w = torch.exp(-(at - at[:, None]) ** 2 / (2 * sigma[:, None, None] ** 2))  # (B, n, n)
-        return (w / w.sum(-1, keepdim=True))[:, None]
-    return weights(x.shape[2]) @ x @ weights(x.shape[3]).transpose(2, 3)
-
-
-def jitter(x, kind, factor):
-    """Brightness (kind 0), contrast (1) or saturation (2) times factor (B,), as Pillow's ImageEnhance does."""
-    base = (torch.zeros_like(x), grey(x).mean((2, 3), keepdim=True), grey(x))[kind]
-    return (base + factor[:, None, None, None] * (x - base)).clamp(0, 1)
-
-
-def three_augment(x):
-    """
-    3-Augment (Touvron, Cord, Jegou 2022, arXiv:2204.07118): each image is made grey, solarised or blurred,
-    then its brightness, contrast and saturation are changed by up to 0.3, in an order drawn once for the
-    batch.
-    """
-    def uniform(low, high):
-        return torch.empty(len(x), device=x.device).uniform_(low, high)
-    which = torch.randint(3, (len(x), 1, 1, 1), device=x.device)
-    x = torch.where(which == 0, grey(x), torch.where(which == 1, solarise(x), blur(x, uniform(0.1, 2.0))))
-    for kind in torch.randperm(3).tolist():
-        x = jitter(x, kind, uniform(0.7, 1.3))
-    return x
-
-
-def mix(x, y, n_classes):
-    """
-    Each image with its partner, that of the reversed batch: mixup (arXiv:1710.09412, Beta(0.8, 0.8)) or, with
-    chance 1/2, CutMix (arXiv:1905.04899, Beta(1, 1)), one share and one box for the batch, as timm does by
-    default. x (B, n, 3), y (B,) classes -> x, targets (B, n_classes), smoothed by 0.1 and mixed by the share
-    of pixels.
-    """
-    targets = F.one_hot(y, n_classes) * 0.9 + 0.1 / n_classes
-    if torch.rand(()) < 0.5:
-        share = torch.distributions.Beta(0.8, 0.8).sample().item()
-        x = share * x + (1 - share) * x.flip(0)
-    else:
-        side = math.isqrt(x.shape[1])
-        half = int(side * math.sqrt(torch.rand(()).item())) // 2  # 1 - share is uniform too
-        centre = torch.randint(side, (2,)).tolist()
-        (top, bottom), (left, right) = ((max(c - half, 0), min(c + half, side)) for c in centre)
-        swap = torch.zeros(side, side, 1, dtype=torch.bool, device=x.device)
-        swap[top:bottom, left:right] = True
-        x = torch.where(swap.flatten(0, 1), x.flip(0), x)
-        share = 1 - (bottom - top) * (right - left) / side ** 2  # the border may have cut the box
-    return x, share * targets + (1 - share) * targets.flip(0)
-
-
 if __name__ == '__main__':
-    start(main)
+    run_cli(main)

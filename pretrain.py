@@ -23,17 +23,34 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from configurator import configure, defaults_of, fail, start
-from data import check_fits, fit_norm, micro_batches, name_of
+from configurator import configure, defaults_of
+from data import micro_batches, name_of, open_data
+from eval import masked_loss
 from masking import Masking
-from model import build, load, load_weights, save, shape_of
-from runtime import (Skips, Stop, check_batch, check_masking, check_numbers, check_state, claim, finish,
-                     log_line, lr_at, make_optimizer, make_scaler, masked_loss, must_match, open_data,
-                     rewrite_log, say, seed_all, set_lr, set_up, sum_ranks, syncing, update, warn, wrap)
+from model import build
+from util.checkpoint import check_state, load, load_weights, must_match, save, shape_of
+from util.checks import check_batch, check_fits, check_masking, check_numbers
+from util.errors import fail, run_cli
+from util.optim import Skips, lr_at, make_optimizer, make_scaler, set_lr, update
+from util.runtime import (
+    Stop,
+    finish,
+    lock_output_dir,
+    log_line,
+    print0,
+    rewrite_log,
+    seed_all,
+    set_up,
+    sum_ranks,
+    syncing,
+    warn,
+    wrap,
+)
+from util.scaling import fit_norm
 
 # -----------------------------------------------------------------------------
 # data
-dataset = 'collider'  # a name that `python prepare.py` lists, a file of yours, or a folder of images
+dataset = 'collider'  # a name that `python data.py` lists, a file of yours, or a folder of images
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # csv: a text column, or numbers 'a,b,c'; None = all but the label
 label_column: str | None = None  # csv: the label's column, -1 = the last; no input. npz: 'y'
@@ -89,8 +106,6 @@ init_from: str | None = None  # a checkpoint whose weights and shape to start fr
 log_interval = 100  # steps between lines of the log
 eval_interval = 500  # steps between validations
 save_interval = 500  # steps between saves of last.pt
-# -----------------------------------------------------------------------------
-
 # what --resume may change: the rest decides what is learned from which rows
 MAY_CHANGE = {'resume', 'init_from', 'out_dir', 'data_dir', 'epochs', 'max_steps', 'accumulation', 'device',
               'dtype', 'compile', 'decode_pieces', 'log_interval', 'eval_interval', 'save_interval'}
@@ -103,7 +118,7 @@ def main():
         fail(f'mask_anneal={mask_anneal} must lie between 0 and 1')
     out = Path(out_dir or f'out/{name_of(dataset)}/{mask}')
     run, stop = set_up(config), Stop()
-    claim(out, run)
+    lock_output_dir(out, run)
 
     # data, and the weights to start from
     given = load(init_from, ('model', 'model_args', 'norm', 'config'), data_dir) if init_from else None
@@ -144,7 +159,7 @@ def main():
         if old.get('data', data.fingerprint) != data.fingerprint:
             fail(f'{dataset} has changed since {out}/last.pt was saved: train anew, in another --out_dir')
         if old.get('dealt', dealt) != dealt:
-            say(run, f'accumulation x processes was {old["dealt"]}, is {dealt}: other masks from here on')
+            print0(run, f'accumulation x processes was {old["dealt"]}, is {dealt}: other masks from here on')
         check_state(optimizer, old['optimizer'], f'{out}/last.pt')
         data.norm = old['norm']
         step, best = old['step'], old['best']
@@ -153,21 +168,21 @@ def main():
             if old.get(name):  # older checkpoints have no `since`, and may have no state of a scaler
                 part.load_state_dict(old[name])
         rewrite_log(out / 'log.jsonl', run, lambda entry: entry['step'] <= step)
-        say(run, f'resumed {out}/last.pt at step {step:,} of {total:,}')
+        print0(run, f'resumed {out}/last.pt at step {step:,} of {total:,}')
     else:
         known = given and given['norm']  # the scale those weights know
         data.norm = known or fit_norm(data, train_rows, norm)
         if given:
             copied, new = load_weights(raw, given['model'], new=('decoder.',), dropped=('head.', 'head_query'))
-            say(run, f'{copied} weights from {init_from}, whose shape the model has, {new} new')
+            print0(run, f'{copied} weights from {init_from}, whose shape the model has, {new} new')
         if (out / 'last.pt').exists() and run.rank == 0:  # else --resume would take it for this run's
             (out / 'last.pt').replace(out / 'previous.pt')
-            say(run, f'{out} holds an earlier run, of which previous.pt is kept; --out_dir= keeps all')
+            print0(run, f'{out} holds an earlier run, of which previous.pt is kept; --out_dir= keeps all')
         for name in ('log.jsonl', 'best.pt') if run.rank == 0 else ():
             (out / name).unlink(missing_ok=True)
     model = wrap(raw, run)
 
-    say(run, f'{mask} masks, ratio {mask_ratio}: {sum(p.numel() for p in raw.parameters()):,} parameters, '
+    print0(run, f'{mask} masks, ratio {mask_ratio}: {sum(p.numel() for p in raw.parameters()):,} parameters, '
              f'{len(train_rows):,} rows, {total:,} steps of {batch_size}')
     batches = micro_batches(data, train_rows, batch_size, accumulation, seed, step, run)
     bar = tqdm(total=total, initial=step, desc=mask, disable=run.rank > 0 or not sys.stderr.isatty())
@@ -175,9 +190,9 @@ def main():
 
     while step < total and not stopped:
         rate = set_lr(optimizer, lr_at(step, total, lr, min_lr, warmup_steps))
-        looseness = None  # a tensor: torch.compile would take every new float for a new program
+        random_fraction = None  # a tensor: torch.compile would take every new float for a new program
         if step < anneal * total:  # filled in there: a copy would wait for the device
-            looseness = torch.full((), lr_at(step, anneal * total, 1.0, 0.0, 0), device=run.device)
+            random_fraction = torch.full((), lr_at(step, anneal * total, 1.0, 0.0, 0), device=run.device)
 
         for i in range(accumulation):
             # batch: x (B, n) int64 or (B, n, d_raw) float32, valid (B, n) bool or None; `step_rows` are all
@@ -191,7 +206,7 @@ def main():
                 # mask, encode, decode, loss: SMA.forward. The loss is a mean over the hidden inputs of the
                 # whole step
                 with run.autocast():
-                    loss, hidden = model(x, valid, how, looseness=looseness)  # (B, m), (B, n)
+                    loss, hidden = model(x, valid, how, random_fraction=random_fraction)  # (B, m), (B, n)
                     lengths = data.lengths(step_rows)
                     loss = loss.sum() / max(np.round(mask_ratio * lengths).sum(), 1)
                 scaler.scale(loss * run.world).backward()  # times world, as DDP averages over ranks
@@ -220,7 +235,7 @@ def main():
         if values:
             log_line(out / 'log.jsonl', run, step=step, **values)
             text = (f'{k} {v:,}' if isinstance(v, int) else f'{k} {v:.4g}' for k, v in values.items())
-            say(run, f'step {step:,}: {", ".join(text)}')
+            print0(run, f'step {step:,}: {", ".join(text)}')
 
         # save
         better = values.get('val_loss_random', math.inf) < best
@@ -236,9 +251,9 @@ def main():
 
     bar.close()
     if stopped:
-        say(run, f'stopped at step {step:,} of {total:,}; {out}/last.pt is saved: go on with --resume')
+        print0(run, f'stopped at step {step:,} of {total:,}; {out}/last.pt is saved: go on with --resume')
         sys.exit(128 + (stop.signal or 15))
-    say(run, f'wrote {out}/last.pt')
+    print0(run, f'wrote {out}/last.pt')
     finish(run)
 
 
@@ -304,4 +319,4 @@ class Interval:
 
 
 if __name__ == '__main__':
-    start(main)
+    run_cli(main)

@@ -1,11 +1,11 @@
 """
 The data sets known by name: where their files are, how they are read, what their splits are.
 
-    python prepare.py               lists them
-    python prepare.py esol          fetches and prepares one
+    python data.py               lists them
+    python data.py esol          fetches and prepares one
 
 How one is read is a function from the paths of its files, by name, to [(split code, chunks)]; see the readers
-in prepare.py. `meta` becomes meta.json. A row, with the source of its function, is part of the name of the
+in util/. `meta` becomes meta.json. A row, with the source of its function, is part of the name of the
 prepared folder: corrected, it is read anew.
 """
 
@@ -14,10 +14,13 @@ from functools import partial
 
 import numpy as np
 
-from collider import HIGGS_COLUMNS, collider
-from configurator import fail
-from data import DRAW, DRAW_VAL
-from prepare import TEST, TRAIN, VAL, csv_rows, number, open_lines, read_file, read_images
+from util.collider import HIGGS_COLUMNS, collider
+from util.errors import fail
+from util.files import open_lines
+from util.images import read_images
+from util.readers import read_file
+from util.splits import DRAW, DRAW_VAL, TEST, TRAIN, VAL
+from util.tables import csv_rows, number
 
 
 def simulated(paths, meta, n, seed):

@@ -14,9 +14,9 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
+from bench import BYTES, FLOATS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench import BYTES, FLOATS
 from configurator import ROOT, configure
 from masking import Masking
 from model import build

@@ -17,10 +17,11 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+from util import optim
+
 ROOT = Path(__file__).resolve().parent.parent
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
 sys.path.insert(0, str(ROOT))
-import runtime  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +122,7 @@ def copies(run, monkeypatch):
     copies(script, *options): how many tensors come to the device in each optimiser step but the first of a run. The
     device is 'meta', which computes no numbers; asking it for one, as .item() and .nonzero() do, is an error.
     """
-    update = runtime.update
+    update = optim.update
 
     def scaler(run):  # the real one decides on the GPU which steps to skip, by a kernel that there is not for meta
         off = torch.amp.GradScaler(enabled=False)
@@ -144,8 +145,8 @@ def copies(run, monkeypatch):
             norm = update(*args)
             seen.append(mode.n)
             return norm if len(seen) < 5 else sys.exit(0)
-        monkeypatch.setattr(runtime, 'update', counted)
-        monkeypatch.setattr(runtime, 'make_scaler', scaler)
+        monkeypatch.setattr(optim, 'update', counted)
+        monkeypatch.setattr(optim, 'make_scaler', scaler)
         with mode:
             run(script, *options, '--device=meta', '--max_steps=9')
         return [b - a for a, b in zip(seen, seen[1:])]

@@ -28,9 +28,11 @@ import torch
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 import masking
-from configurator import ROOT, configure, start
-from data import normalise
-from model import build, load, load_weights
+from configurator import ROOT, configure
+from model import build
+from util.checkpoint import load, load_weights
+from util.errors import run_cli
+from util.scaling import normalise
 
 views = 4  # of each factor
 seed = 0  # of the world, the weights and the masks
@@ -102,4 +104,4 @@ def main():
 
 
 if __name__ == '__main__':
-    start(main)
+    run_cli(main)

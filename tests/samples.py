@@ -8,8 +8,8 @@ import tarfile
 import zipfile
 from functools import partial
 
-from collider import HIGGS_COLUMNS
-from prepare import DATASETS
+from util.collider import HIGGS_COLUMNS
+from util.prepare import DATASETS
 
 MOLECULES = ['CCO', 'c1ccccc1O', 'CC(=O)Nc1ccc(O)cc1', 'C1CCCCC1', 'CCN(CC)CC', 'c1ccc2ccccc2c1', 'CC(C)=O',
              'OC1CCNCC1', 'c1ccncc1C', 'C1CC1N', 'CC#N', 'O=C1CCCN1', 'Cc1ccccc1', 'CCCCCC',

@@ -33,12 +33,12 @@ KINDS = {  # name: (interpreter's options, script, its options, folder of what i
     'pre-training': ([], 'pretrain.py', PRE, 'out'),
     'pre-training, two processes': (TORCHRUN, 'pretrain.py', PRE, 'out'),
     'fine-tuning': ([], 'finetune.py', FINE, 'out'),
-    'preparing': ([], 'prepare.py', ['big.csv', '--label_column=y'], 'datasets')}
+    'preparing': ([], 'data.py', ['big.csv', '--label_column=y'], 'datasets')}
 
 
-def start(kind, folder, resume=False):
+def run_cli(kind, folder, resume=False):
     options, script, knobs, out = KINDS[kind]
-    if script != 'prepare.py':
+    if script != 'data.py':
         knobs = [*knobs, '--out_dir=out', f'--resume={resume}']
     with open(folder / 'said.txt', 'a') as said:
         return subprocess.Popen([sys.executable, *options, str(ROOT / script), *knobs], cwd=folder, env=ENV,
@@ -89,12 +89,12 @@ def kills(wanted):
                 os.utime(next(folder.iterdir()), (1, 1))
                 return folder
             calm, begin = fresh('calm'), time.monotonic()
-            assert start(kind, calm).wait() == 0, (calm / 'said.txt').read_text()
+            assert run_cli(kind, calm).wait() == 0, (calm / 'said.txt').read_text()
             usual, right = time.monotonic() - begin, made(kind, calm)
             while hit < wanted / len(KINDS):
                 folder, ended = fresh(f'run{runs}'), None
                 while ended is None:
-                    process = start(kind, folder, resume=True)
+                    process = run_cli(kind, folder, resume=True)
                     try:
                         ended = process.wait(random.uniform(0.3, 1) * usual)
                     except subprocess.TimeoutExpired:

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import step_flops
 from masking import Masking
 from model import SMA, SMAConfig
+from util.bench import step_flops
 
 
 def make(n_latent, d_raw, **more):
@@ -102,7 +102,7 @@ def test_bench_runs(run, tmp_path):
     (tmp_path / 'far.py').write_text("dataset = 'guacamol'\n" + SMALL)
     (tmp_path / 'own.py').write_text("dataset = 'x.smi'\n" + SMALL)
     (tmp_path / 'x.smi').write_text('CCO\nc1ccccc1O\nCCN(CC)CC\n' * 20)
-    head, _, *shown = table(run('bench.py', 'far.py', 'own.py', *TINY).stdout, 2)
+    head, _, *shown = table(run('util/bench.py', 'far.py', 'own.py', *TINY).stdout, 2)
     assert head == COLUMNS and [line[0] for line in shown] == ['far', 'own']
     rows = [json.loads(line) for line in (tmp_path / 'bench.jsonl').read_text().splitlines()]
     assert [row['config'] for row in rows] == ['far', 'own'] and all(set(COLUMNS) <= set(row) for row in rows)
@@ -137,7 +137,7 @@ class SMAForSSL(torch.nn.Module):
         assert attention_mask.shape == (4, 28) and attention_mask.all()
         if self.transform.num_per_query == 14:
             return Object(loss=self.inner.P.sum() * inputs.mean())
-        loss, hidden = self.inner(inputs, how=Masking('guided', 0.5, 28))
+        loss, hidden = self.inner(inputs, masking=Masking('guided', 0.5, 28))
         return Object(loss=loss.sum() / hidden.sum() WRONG)
 '''
 
@@ -145,13 +145,13 @@ class SMAForSSL(torch.nn.Module):
 @pytest.mark.parametrize('wrong', [False, True])
 def test_their_step_has_a_column_when_their_code_is_given(run, tmp_path, monkeypatch, wrong):
     (tmp_path / 'src/transformers/models/sma').mkdir(parents=True)
-    assert 'transformers/models/sma' in run('bench.py', *TINY, '--theirs=elsewhere', status=2).stderr
+    assert 'transformers/models/sma' in run('util/bench.py', *TINY, '--theirs=elsewhere', status=2).stderr
     source = THEIRS.replace('WRONG', '* 1.01' if wrong else '')
     (tmp_path / 'src/transformers/models/sma/modeling_sma.py').write_text(source)
     (tmp_path / 'src/transformers/__init__.py').touch()
     monkeypatch.setattr(sys, 'path', [*sys.path])
-    monkeypatch.setattr('model.from_theirs', lambda config, state: (dict(model=state), ''))
-    done = run('bench.py', *TINY, f'--theirs={tmp_path}/src', status=2 if wrong else 0)
+    monkeypatch.setattr('util.authors.from_theirs', lambda config, state: (dict(model=state), ''))
+    done = run('util/bench.py', *TINY, f'--theirs={tmp_path}/src', status=2 if wrong else 0)
     for name in [name for name in sys.modules if name.partition('.')[0] == 'transformers']:
         del sys.modules[name]
     if wrong:
@@ -165,7 +165,7 @@ def test_their_step_has_a_column_when_their_code_is_given(run, tmp_path, monkeyp
 
 def test_lengths(run, tmp_path):
     (tmp_path / 'small.py').write_text("dataset = 'imagenet100'\nn_latent = 4\nn_layer = 1\n")
-    head, _, *rows = table(run('bench.py', 'small.py', *TINY, '--lengths=128,64').stdout, 2)
+    head, _, *rows = table(run('util/bench.py', 'small.py', *TINY, '--lengths=128,64').stdout, 2)
     assert head == ['inputs', 'seconds', 'memory GB'] and [row[0] for row in rows] == ['64', '128']
     logged = json.loads((tmp_path / 'bench.jsonl').read_text())['lengths']
     assert [row['inputs'] for row in logged] == [64, 128] and all(row['seconds'] > 0 for row in logged)
@@ -175,7 +175,7 @@ def test_lengths(run, tmp_path):
                                              ('--lengths=64,x', 'lengths: wants'),
                                              ('--out=.', "out='.' must name a file")])
 def test_bad_knobs(run, option, message):
-    assert message in run('bench.py', option, status=2).stderr
+    assert message in run('util/bench.py', option, status=2).stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')

@@ -3,8 +3,23 @@
 import numpy as np
 import pytest
 
-from collider import (HIGGS_COLUMNS, M_B, M_H0, M_HPM, M_TOP, M_W, M_h0, boost, collider, detect, mass,
-                      massless, partons, pt_eta_phi, two_body)
+from util.collider import (
+    HIGGS_COLUMNS,
+    M_B,
+    M_H0,
+    M_HPM,
+    M_TOP,
+    M_W,
+    M_h0,
+    boost,
+    collider,
+    detect,
+    mass,
+    massless,
+    partons,
+    pt_eta_phi,
+    two_body,
+)
 
 COL = {name: k for k, name in enumerate(HIGGS_COLUMNS)}
 

@@ -1,11 +1,11 @@
 """The configs: those of the paper hold the numbers of its tables, and all of them run."""
 
 import pytest
-
-import prepare
-from configurator import configure
 from conftest import ROOT
 from samples import sample, shrink
+
+from configurator import configure
+from util import prepare
 
 # Tables 8-12 (a) and (b) as printed; a pair is (random, guided)
 PAPER = {
@@ -90,7 +90,7 @@ def test_each_config_of_the_paper_takes_two_steps_on_its_own_data(run, mirror, m
     needs(dataset)
     sample(mirror, dataset)
     shrink(monkeypatch, dataset)
-    monkeypatch.setattr('model.save', lambda *args: None)  # a gigabyte of weights and optimiser state
+    monkeypatch.setattr('util.checkpoint.save', lambda *args: None)  # a gigabyte of weights and optimiser state
     out = run('pretrain.py', f'config/{name}.py', '--max_steps=2', '--batch_size=1', '--val_share=0',
               '--mask_ratio=0.25').stdout
     d_raw = {'higgs': 1, 'year': 1, 'imagenet100': 3}.get(name, 0)

@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import configurator  # noqa: E402
-from configurator import UserError, configure, fail, nearest, start, whole  # noqa: E402
+from configurator import configure
+from util.errors import UserError, fail, nearest, run_cli
+from util.files import atomic_write  # noqa: E402
 
 SCRIPT = '''"""Train a toy.
 
@@ -70,7 +72,7 @@ def refused(toy, capsys):
     """refused(*argv, **files): the one line on stderr of a run that must end with status 2."""
     def run(*argv, **files):
         with pytest.raises(SystemExit) as stop:
-            start(lambda: toy(*argv, **files))
+            run_cli(lambda: toy(*argv, **files))
         out, err = capsys.readouterr()
         assert stop.value.code == 2 and out == ''
         assert err.startswith('error: ') and err.count('\n') == 1 and err.endswith('\n')
@@ -321,8 +323,8 @@ def test_paths_from_here_then_from_the_project_root(toy, tmp_path, monkeypatch):
 def run_script(tmp_path, cwd, *argv):
     """A real run of a script, from another directory."""
     script = tmp_path / 'script.py'
-    script.write_text('"""A real script."""\nfrom configurator import configure, start\n\nlr = 1e-4  # peak\n'
-                      'def main():\n    config = configure(globals())\n    print(lr, config)\nstart(main)\n')
+    script.write_text('"""A real script."""\nfrom configurator import configure\nfrom util.errors import run_cli\n\nlr = 1e-4  # peak\n'
+                      'def main():\n    config = configure(globals())\n    print(lr, config)\nrun_cli(main)\n')
     env = os.environ | {'PYTHONPATH': str(ROOT), 'PYTHONDONTWRITEBYTECODE': '1'}
     command = [sys.executable, str(script), *argv]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
@@ -371,11 +373,11 @@ def test_help_without_a_docstring(tmp_path, capsys):
 
 def test_a_mistake_is_one_line_and_status_2(capsys):
     with pytest.raises(SystemExit) as stop:
-        start(lambda: fail('one\ntwo\r\nthree'))
+        run_cli(lambda: fail('one\ntwo\r\nthree'))
     assert stop.value.code == 2
     assert capsys.readouterr() == ('', 'error: one two three\n')
     with pytest.raises(ValueError, match='a bug'):  # what is not the user's keeps its traceback
-        start(lambda: (_ for _ in ()).throw(ValueError('a bug')))
+        run_cli(lambda: (_ for _ in ()).throw(ValueError('a bug')))
 
 
 def test_the_knobs_of_a_script_that_is_not_run(tmp_path):
@@ -392,11 +394,11 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
         at = os.readlink(f'/proc/self/fd/{handle}')
         seen.append((os.path.basename(at), path.read_text(), os.path.getsize(at) if os.path.isfile(at) else 0))
     monkeypatch.setattr(os, 'fsync', fsync)
-    with pytest.raises(KeyError), whole(path, 'w') as f:
+    with pytest.raises(KeyError), atomic_write(path, 'w') as f:
         f.write('half')
         raise KeyError
     assert path.read_text() == 'old' and os.listdir(tmp_path) == ['a.txt'] and not seen
-    with whole(path, 'w') as f:
+    with atomic_write(path, 'w') as f:
         f.write('newer')
     assert seen == [('a.txt.tmp', 'old', 5), (tmp_path.name, 'newer', 0)]
 

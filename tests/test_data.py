@@ -8,9 +8,13 @@ import pytest
 import torch
 
 import data
-from configurator import UserError
-from data import (CLS, METRICS, PAD, SEP, check_norm, epoch_batches, fit_norm, normalise, open_dataset, prefetch,
-                  score, settle_outcome)
+from data import CLS, PAD, SEP, epoch_batches, open_dataset, prefetch
+from util import checks, tasks
+from util.checks import check_norm
+from util.errors import UserError
+from util.metrics import METRICS
+from util.scaling import fit_norm, normalise
+from util.tasks import infer_task, score
 
 
 def opened(tmp_path, dataset, **knobs):
@@ -252,14 +256,14 @@ def test_metrics_at_the_edges():
 @pytest.mark.parametrize('metric', METRICS)
 def test_a_good_prediction_has_more_merit_than_a_bad_one(metric):
     """Of every metric and each of its targets: a wrong direction would keep the worst checkpoint."""
-    from data import merit
+    from util.tasks import selection_score
     function, targets, _ = METRICS[metric]
     for target in targets:
         y = np.array([0, 1, 0, 1, 1]) if target != 'regression' else np.array([0.5, 1.0, 2.5, 3.0, 5.0])
         good = np.eye(2)[y] if target == 'multiclass' else y - 0.4
         bad = good[:, ::-1] if target == 'multiclass' else -good
-        outcome = dict(metric=metric)
-        assert merit(outcome, function(y, good)) > merit(outcome, function(y, bad))
+        task = dict(metric=metric)
+        assert selection_score(task, function(y, good)) > selection_score(task, function(y, bad))
 
 
 def test_score_goes_back_to_the_labels_units():
@@ -273,32 +277,32 @@ def test_score_goes_back_to_the_labels_units():
 
 def test_all_scores_of_one_pass():
     p, labels = np.array([[2.0], [-1.0], [0.5]]), ['dog', 'cat', 'cat']
-    outcome = dict(target='binary', metric='f1', classes=['cat', 'dog'])
-    values = data.scores(outcome, labels, p)
+    task = dict(target='binary', metric='f1', classes=['cat', 'dog'])
+    values = tasks.scores(task, labels, p)
     assert [*values] == ['f1', 'accuracy', 'log_loss', 'roc_auc', 'matthews'] and values['accuracy'] == 2 / 3
-    assert 'roc_auc' not in data.scores(outcome, ['dog'] * 3, p)  # which needs both classes
-    outcome = dict(target='regression', metric='r2', classes=None, mean=1.0, std=2.0)
-    assert data.scores(outcome, [5.0, -1.0, 2.0], p) == dict(r2=1.0, rmse=0.0, mae=0.0, spearman=1.0)
+    assert 'roc_auc' not in tasks.scores(task, ['dog'] * 3, p)  # which needs both classes
+    task = dict(target='regression', metric='r2', classes=None, mean=1.0, std=2.0)
+    assert tasks.scores(task, [5.0, -1.0, 2.0], p) == dict(r2=1.0, rmse=0.0, mae=0.0, spearman=1.0)
 
 
 def test_answers_are_probabilities_or_in_the_labels_units():
     p = np.array([[1.0], [-2.0]])
-    outcome = dict(target='binary', metric='accuracy', classes=['a', 'b'])
-    np.testing.assert_allclose(data.answers(outcome, p)[:, 1], 1 / (1 + np.exp(-p[:, 0])))
+    task = dict(target='binary', metric='accuracy', classes=['a', 'b'])
+    np.testing.assert_allclose(tasks.to_predictions(task, p)[:, 1], 1 / (1 + np.exp(-p[:, 0])))
     p = np.log([[0.2, 0.3, 0.5]]) + 700
-    np.testing.assert_allclose(data.answers(dict(outcome, target='multiclass'), p), [[0.2, 0.3, 0.5]])
-    assert data.answers(dict(target='regression', mean=10.0, std=2.0), np.array([[1.5]])).tolist() == [13.0]
+    np.testing.assert_allclose(tasks.to_predictions(dict(task, target='multiclass'), p), [[0.2, 0.3, 0.5]])
+    assert tasks.to_predictions(dict(target='regression', mean=10.0, std=2.0), np.array([[1.5]])).tolist() == [13.0]
 
 
 @pytest.mark.parametrize('target, y, want', [
     ('binary', [0, 1, 1, 1], 0.75), ('multiclass', [2, 2, 0, 1], 0.5), ('regression', [1.0, 3.0, 5.0], np.sqrt(8 / 3))])
 def test_a_model_that_knows_the_labels_alone(target, y, want):
-    outcome = dict(target=target, metric='rmse' if target == 'regression' else 'accuracy', classes=[0.0, 1.0, 2.0])
-    outcome.update(classes=outcome['classes'][:2] if target == 'binary' else outcome['classes'], mean=3.0, std=9.0)
-    p = data.no_answer(outcome, np.array(y), len(y))
-    assert np.isclose(score(outcome, [float(v) for v in y], p), want) and data.all_alike(outcome, p)
+    task = dict(target=target, metric='rmse' if target == 'regression' else 'accuracy', classes=[0.0, 1.0, 2.0])
+    task.update(classes=task['classes'][:2] if target == 'binary' else task['classes'], mean=3.0, std=9.0)
+    p = tasks.baseline_logits(task, np.array(y), len(y))
+    assert np.isclose(score(task, [float(v) for v in y], p), want) and tasks.all_alike(task, p)
     p[0] += 5 * (np.arange(p.shape[1]) == 0) * (-1 if target == 'binary' else 1)
-    assert not data.all_alike(outcome, p)
+    assert not tasks.all_alike(task, p)
 
 
 def test_labels_that_cannot_be_learned(tmp_path):
@@ -308,7 +312,7 @@ def test_labels_that_cannot_be_learned(tmp_path):
         (tmp_path / 'a.csv').write_text('x,y,s\n' + ''.join(f'{i},{y},{s}\n' for i, (y, s) in enumerate(rows)))
         d = opened(tmp_path, tmp_path / 'a.csv', label_column='y', split_column='s')
         with pytest.raises(UserError) as error:
-            settle_outcome(d, target, None)
+            infer_task(d, target, None)
         return str(error.value)
     for target in (None, 'binary', 'multiclass', 'regression'):
         assert "all 6 training labels of a are 'cat': there is nothing to learn" in settle('cat ' * 9, target=target)
@@ -329,16 +333,16 @@ def test_columns_are_compared_by_name_and_nameless_ones_by_their_values(tmp_path
     np.save(tmp_path / 'grams.npy', x * [1, 1000, 1])
     named = opened(tmp_path, tmp_path / 'a.csv')
     norm = fit_norm(named, named.rows('train'), 'standard')
-    assert data.check_fits(named, checkpoint_of([*'abc'], norm)) == ''
+    assert checks.check_fits(named, checkpoint_of([*'abc'], norm)) == ''
     for columns, word in (('cba', 'another order'), ('abd', "'c' for 'd' at place 3"), ('xyz', 'other columns')):
         with pytest.raises(UserError, match=word):
-            data.check_fits(named, checkpoint_of([*columns], norm))
+            checks.check_fits(named, checkpoint_of([*columns], norm))
     with pytest.raises(UserError, match="texts of column 'a'"):
-        data.check_fits(named, checkpoint_of([*'abc'], norm, categories={'a': {'red': 0}}))
+        checks.check_fits(named, checkpoint_of([*'abc'], norm, categories={'a': {'red': 0}}))
     for kind in ('standard', 'quantile'):
         known = checkpoint_of([*'abc'], fit_norm(named, named.rows('train'), kind))
         for name, word in (('x', ''), ('reversed', "column 'c"), ('grams', "column 'c1'")):
-            said = data.check_fits(opened(tmp_path, tmp_path / f'{name}.npy'), known)
+            said = checks.check_fits(opened(tmp_path, tmp_path / f'{name}.npy'), known)
             assert word in said and bool(word) == bool(said)
 
 
@@ -369,10 +373,10 @@ def test_a_files_target_is_guessed_and_said(tmp_path, labels, target, metric):
     labels = labels.split() * 4
     (tmp_path / 'a.csv').write_text('x,y\n' + ''.join(f'{i},{v}\n' for i, v in enumerate(labels)))
     d = opened(tmp_path, tmp_path / 'a.csv', label_column='y', val_share=0, test_share=0)
-    outcome, rows, note = settle_outcome(d, None, None, ('train',))
-    assert (outcome['target'], outcome['metric']) == (target, metric) and len(rows['train']) == len(labels)
+    task, rows, note = infer_task(d, None, None, ('train',))
+    assert (task['target'], task['metric']) == (target, metric) and len(rows['train']) == len(labels)
     assert f'target: {target}, as the labels have {len(set(labels))} values' in note
-    assert settle_outcome(d, target, metric, ('train',))[2] == ''  # said by the user: nothing to say
+    assert infer_task(d, target, metric, ('train',))[2] == ''  # said by the user: nothing to say
 
 
 def test_columns_of_another_table_are_matched_by_name():

@@ -12,10 +12,14 @@ import torch
 
 import eval as eval_py
 import masking
-from collider import HIGGS_COLUMNS
-from data import PREPARE_KNOBS, fit_norm, open_dataset, settle_outcome
+from data import PREPARE_KNOBS, open_dataset
 from masking import SPACES
-from model import SMA, SMAConfig, save
+from model import SMA, SMAConfig
+from util import plots
+from util.checkpoint import save
+from util.collider import HIGGS_COLUMNS
+from util.scaling import fit_norm
+from util.tasks import infer_task
 
 KNOBS = {**PREPARE_KNOBS, 'val_share': 0.2, 'test_share': 0.2}
 TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--batch_size=16',
@@ -250,7 +254,7 @@ def test_curves(run, tmp_path, picture_of):
 
 
 def test_a_picture_too_large_to_draw_is_said(tmp_path, capsys, picture_of):
-    with pytest.raises(SystemExit) as end, eval_py.picture(tmp_path / 'a.png', 1, 1, 8, 600):
+    with pytest.raises(SystemExit) as end, plots.picture(tmp_path / 'a.png', 1, 1, 8, 600):
         pass
     assert end.value.code == 0 and 'too large to draw' in capsys.readouterr().out
 
@@ -453,9 +457,9 @@ def test_probes_are_scikit_learns(tmp_path, target, metric):
     def vectors(rows):
         with torch.no_grad():
             return model.features(dataset.batch(rows)[0])
-    outcome, labelled, _ = settle_outcome(dataset, target, metric, ('train', 'val'))
+    task, labelled, _ = infer_task(dataset, target, metric, ('train', 'val'))
     learn, rows = labelled['train'], labelled['val']
-    ours = eval_py.probe_rows(vectors, dataset, outcome, learn, rows)
+    ours = eval_py.probe_rows(vectors, dataset, task, learn, rows)
 
     scale = StandardScaler().fit(vectors(learn).double().numpy())
     X, Z = (scale.transform(vectors(r).double().numpy()) for r in (learn, rows))

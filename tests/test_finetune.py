@@ -250,8 +250,9 @@ def test_the_shape_is_the_checkpoints_and_what_differs_is_said(run, table):
 
 def test_each_shape_knob_of_pretrain_is_one_of_finetune():
     """Else scratch and checkpoint could differ, or a knob be ignored."""
-    from configurator import find_knobs
     from conftest import ROOT
+
+    from configurator import find_knobs
     from model import FREE, SMAConfig
     pre, fine = (find_knobs(ROOT / f'{name}.py')[0] for name in ('pretrain', 'finetune'))
     fields = set(vars(SMAConfig()))

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-import prepare
-from configurator import UserError, configure
+import configurator
+from configurator import configure
 from data import open_dataset
 from masking import BLIND, GUIDED, Masking
-from model import SMA, SMAConfig, load, save
-from runtime import check_masking
+from model import SMA, SMAConfig
+from util.checkpoint import load, save
+from util.checks import check_masking
+from util.errors import UserError
 
 hypothesis = pytest.importorskip('hypothesis')
 st = hypothesis.strategies
@@ -89,7 +91,7 @@ def test_files(data):
               st.lists(st.integers()).map(str), st.just('[' * 200)))), max_size=3))
 def test_command_lines(argv):
     try:
-        config = configure({'__file__': prepare.ROOT / 'finetune.py'}, argv)
+        config = configure({'__file__': configurator.ROOT / 'finetune.py'}, argv)
     except UserError as error:
         assert '\n' not in str(error) and str(error).isprintable()
     except SystemExit:  # --help
@@ -118,8 +120,8 @@ def test_masks_and_model(data):
     except UserError:
         assert any(round(how.mask_ratio * k) == k for k in lengths) or round(how.mask_ratio * n) == 0
         return
-    looseness = draw(st.sampled_from([None, torch.tensor(0.5)]))
-    loss, hidden = model(x, valid, how, looseness=looseness)
+    random_fraction = draw(st.sampled_from([None, torch.tensor(0.5)]))
+    loss, hidden = model(x, valid, how, random_fraction=random_fraction)
     loss.sum().backward()
     assert hidden.sum(1).tolist() == [round(how.mask_ratio * k) for k in lengths] and torch.isfinite(loss).all()
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())

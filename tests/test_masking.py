@@ -7,8 +7,18 @@ import pytest
 import torch
 
 import masking
-from masking import (BLIND, GUIDED, SPACES, Masking, attention_map, hide, hide_random, keep_top_k, n_hidden,
-                     sample_queries)
+from masking import (
+    BLIND,
+    GUIDED,
+    SPACES,
+    Masking,
+    attention_map,
+    hide,
+    hide_random,
+    keep_top_k,
+    n_hidden,
+    sample_queries,
+)
 from model import SMA, SMAConfig
 
 MASKS = [*GUIDED, *BLIND]
@@ -156,9 +166,9 @@ def test_looseness_goes_from_random_to_guided(mask):
     A = torch.rand(1, 1, 1, 10, generator=torch.Generator().manual_seed(0)).softmax(-1).expand(20_000, 1, 1, 10)
     valid = torch.ones(20_000, 10, dtype=torch.bool)
 
-    def drawn(looseness):
+    def drawn(random_fraction):
         return hide(Masking(mask, 0.3), lambda R: A, None, valid, valid[:, :1],
-                           torch.Generator().manual_seed(1), looseness)
+                           torch.Generator().manual_seed(1), random_fraction)
     order = A[0, 0, 0].argsort(descending=True)
     assert (drawn(torch.tensor(1.0)).double().mean(0) - 0.3).abs().max() < 5 * math.sqrt(0.3 * 0.7 / 20_000)
     assert torch.equal(drawn(torch.tensor(0.0)), drawn(None)) and drawn(None)[:, order[:3]].all()

@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 
 import masking
-from configurator import UserError
 from masking import Masking, attention_map, hide_random, n_hidden
-from model import (FREE, SMA, Decoder, Layer, SMAConfig, build, load, load_weights, save, shape_of, take, walk,
-                   where_true)
-from runtime import make_optimizer, wrap
+from model import FREE, SMA, Decoder, Layer, SMAConfig, build, gather_rows, mask_to_indices, walk
+from util.checkpoint import load, load_weights, save, shape_of
+from util.errors import UserError
+from util.optim import make_optimizer
+from util.runtime import wrap
 
 ENCODERS = [pytest.param(0, id='transformer'), pytest.param(6, id='perceiver')]
 INPUTS = [pytest.param(0, id='bytes'), pytest.param(1, id='floats'), pytest.param(3, id='pixels')]
@@ -56,21 +57,21 @@ def test_gathering_away_is_masking_with_minus_infinity(n_latent, d_raw):
     hidden = model.choose_mask(x, model.embed(x), real(x, valid), Masking('guided', 0.4, 2),
                                torch.Generator().manual_seed(0))
     m = round(0.4 * N)
-    hidden_at, is_hidden = where_true(hidden, m)
+    hidden_at, is_hidden = mask_to_indices(hidden, m)
 
-    def answers(gather):
+    def to_predictions(gather):
         model.zero_grad()
         x_hat = model.embed(x)
         keep = real(x, valid) & ~hidden
         if gather:
-            at, ok = where_true(keep, N - m)
-            H, filled = model.encode(take(x_hat, at), ok if valid is not None else None)
+            at, ok = mask_to_indices(keep, N - m)
+            H, filled = model.encode(gather_rows(x_hat, at), ok if valid is not None else None)
         else:
             H, filled = model.encode(x_hat, keep)
         y = model.decode(H, filled, hidden_at) * is_hidden[..., None]
         (y ** 2).sum().backward()
         return [y.detach()] + [p.grad.clone() for p in model.parameters()]
-    for fast, slow in zip(answers(True), answers(False)):
+    for fast, slow in zip(to_predictions(True), to_predictions(False)):
         torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
 
@@ -80,7 +81,7 @@ def test_decoding_the_hidden_is_decoding_all_and_selecting(n_latent):
     H, filled = model.encode(model.embed(x), valid)
     index = torch.tensor([[0, 3, 17], [5, 5, 1], [2, 4, 6], [9, 8, 7], [0, 1, 2]])
     everywhere = model.decode(H, filled, torch.arange(N).expand(B, N))
-    torch.testing.assert_close(model.decode(H, filled, index), take(everywhere, index), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(model.decode(H, filled, index), gather_rows(everywhere, index), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize('d_raw', INPUTS)
@@ -88,8 +89,8 @@ def test_decoding_the_hidden_is_decoding_all_and_selecting(n_latent):
 def test_the_loss_is_of_hidden_inputs_only(n_latent, d_raw):
     model, (x, valid) = make(n_latent, d_raw), inputs(d_raw)
     loss, hidden = model(x, valid, Masking('random', 0.4), torch.Generator().manual_seed(0))
-    at, ok = where_true(real(x, valid) & ~hidden, N - round(0.4 * N))
-    H, filled = model.encode(take(model.embed(x), at), None if valid is None else ok)
+    at, ok = mask_to_indices(real(x, valid) & ~hidden, N - round(0.4 * N))
+    H, filled = model.encode(gather_rows(model.embed(x), at), None if valid is None else ok)
     total, count = 0.0, 0
     for b, j in hidden.nonzero().tolist():
         y = model.decode(H, filled, torch.full((B, 1), j))[b, 0]
@@ -116,7 +117,7 @@ def test_nothing_flows_from_hidden_inputs_to_the_prediction(n_latent, d_raw, mon
     for z in (x, other(hidden), other(real(x, valid) & ~hidden)):
         model(z, valid, Masking('fixed', 0.25))
     (a, a_target), (b, b_target), (c, _) = seen
-    filled = where_true(hidden, round(0.25 * N))[1]
+    filled = mask_to_indices(hidden, round(0.25 * N))[1]
     assert torch.equal(a[filled], b[filled]) and not torch.equal(a_target[filled], b_target[filled])
     assert (a - c)[filled].abs().max() > 1e-6
 
@@ -283,7 +284,7 @@ def test_dropout_and_drop_path_act_in_training_only():
     layer = Layer(replace(model.config, dropout=0.0), 24, 24, 0.25).double().train()
     t = torch.ones(20_000, 1, 1)
     scales = {0.0, torch.tensor(4 / 3).item()}
-    assert abs(layer.skip(t).mean().item() - 1) < 0.02 and set(layer.skip(t).unique().tolist()) == scales
+    assert abs(layer.drop_path(t).mean().item() - 1) < 0.02 and set(layer.drop_path(t).unique().tolist()) == scales
 
 
 def test_start_is_the_papers_sort():
@@ -437,8 +438,8 @@ def test_queries_taken_to_the_inputs_width_are_keys_taken_to_the_queries(n_laten
     model, (x, valid) = make(n_latent, 0), inputs(0)
     R = torch.randint(0, 4, (B, 3))
     x_hat, first = model.embed(x), model.first
-    asking = model.latents[R] if n_latent else take(x_hat, R)
-    plain = attention_map(first.heads(first.queries(asking)), first.heads(first.key(x_hat)), valid)
+    asking = model.latents[R] if n_latent else gather_rows(x_hat, R)
+    plain = attention_map(first.split_heads(first.queries(asking)), first.split_heads(first.key(x_hat)), valid)
     torch.testing.assert_close(model.attention(x_hat, valid, R), plain, rtol=1e-10, atol=1e-12)
 
 
@@ -454,7 +455,7 @@ def test_where_true_is_nonzero_in_order():
     flags = torch.rand(40, 17, generator=torch.Generator().manual_seed(0)) < 0.4
     width = int(flags.sum(1).max())
     for extra in (0, 3):
-        index, filled = where_true(flags, width + extra)
+        index, filled = mask_to_indices(flags, width + extra)
         assert index.shape == filled.shape == (40, width + extra)
         for i in range(40):
             assert index[i][filled[i]].tolist() == flags[i].nonzero().flatten().tolist()

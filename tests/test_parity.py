@@ -17,12 +17,14 @@ import pytest
 import torch
 
 import masking
-import prepare
-from configurator import UserError
 from finetune import loss_of
 from masking import Masking
-from model import THEIR_NAMES, build, from_theirs, load, load_weights, take, where_true
-from runtime import make_optimizer, make_scaler, update
+from model import build, gather_rows, mask_to_indices
+from util import download
+from util.authors import THEIR_NAMES, from_theirs
+from util.checkpoint import load, load_weights
+from util.errors import UserError
+from util.optim import make_optimizer, make_scaler, update
 
 HERE = Path(__file__).resolve().parent
 TINY = HERE / 'sma_tiny'
@@ -68,9 +70,9 @@ def compare(case, run, n_query):
             close(p.grad.norm().item(), norms[k])
     if 'logits' in run:
         m = round(run['ratio'] * x.shape[1])
-        hidden_at, is_hidden = where_true(hidden, m)
-        visible_at, is_visible = where_true(valid & ~hidden, x.shape[1] - m)
-        prediction = model.decode(*model.encode(take(model.embed(x), visible_at), is_visible), hidden_at)
+        hidden_at, is_hidden = mask_to_indices(hidden, m)
+        visible_at, is_visible = mask_to_indices(valid & ~hidden, x.shape[1] - m)
+        prediction = model.decode(*model.encode(gather_rows(model.embed(x), visible_at), is_visible), hidden_at)
         close(prediction[is_hidden].detach(), run['logits'])
 
 
@@ -267,7 +269,7 @@ def hub(monkeypatch, tmp_path):
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         monkeypatch.setenv('SMA_MIRROR', f'http://127.0.0.1:{server.server_address[1]}')
-        monkeypatch.setattr(prepare, 'WAITS', (0, 0))
+        monkeypatch.setattr(download, 'WAITS', (0, 0))
         yield Server
         server.shutdown()
 

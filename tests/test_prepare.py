@@ -29,11 +29,13 @@ from conftest import ROOT
 from samples import sample, shrink, tarred
 from test_data import opened
 
-import prepare
-from collider import HIGGS_COLUMNS
-from configurator import UserError
-from data import DRAW_VAL, SPLITS, open_dataset
-from prepare import DATASETS
+from data import open_dataset
+from util import arrays, download, files, images, prepare, tables
+from util import sequences as sequence_readers
+from util.collider import HIGGS_COLUMNS
+from util.errors import UserError
+from util.prepare import DATASETS
+from util.splits import DRAW_VAL, SPLITS
 
 
 def sequences(d):
@@ -56,7 +58,9 @@ def fails(match, call, *args, **knobs):
 @pytest.fixture
 def small(monkeypatch):
     for name, value in dict(LONGEST=1000, CHUNK_BYTES=4000, MOST_INPUTS=50, MOST_ARRAY=4000).items():
-        monkeypatch.setattr(prepare, name, value)
+        for module in (files, tables, sequence_readers, arrays):  # each has its own name for the number
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
 
 
 @pytest.mark.parametrize('name, content, word', [
@@ -84,9 +88,9 @@ def test_json_beyond_python(tmp_path, content, word):
 
 
 def test_large_rows_come_in_small_chunks(small):
-    chunks = list(prepare.in_chunks([bytes(1500)] * 10))
+    chunks = list(files.in_chunks([bytes(1500)] * 10))
     assert [len(chunk) for chunk in chunks] == [3, 3, 3, 1]
-    assert [len(chunk) for chunk in prepare.in_chunks(iter('abcdefg'), 3)] == [3, 3, 1]
+    assert [len(chunk) for chunk in files.in_chunks(iter('abcdefg'), 3)] == [3, 3, 1]
 
 
 def test_arrays_are_bounded(tmp_path, small):
@@ -118,9 +122,10 @@ def test_a_small_parquet_takes_little_memory(tmp_path):
     code = f'''if 1:
         import itertools, resource, sys
         sys.path.insert(0, {str(ROOT)!r})
-        import prepare
+        from collections import Counter
+        from util import readers
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        chunks = prepare.read_file({str(tmp_path / 'a.parquet')!r}, dict(columns=None, left_out=prepare.Counter()),
+        chunks = readers.read_file({str(tmp_path / 'a.parquet')!r}, dict(columns=None, left_out=Counter()),
                                    input_column='s')
         n = sum(len(x) for x, _, _ in itertools.islice(chunks, 3))
         print(n, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)'''
@@ -141,10 +146,10 @@ def test_what_steers_a_terminal_is_escaped(tmp_path, run):
     (tmp_path / 'a.txt').write_bytes(b'abc\x1b[31mdef\n' * 9)
     (tmp_path / 'b.csv').write_bytes(b'a\x1b[2J,b\n1,x\x1b[2J\n1,7\n')
     (tmp_path / 'c.csv').write_bytes(b'a\x1b[2J,b\n1,x\x1b[2J\n')
-    done = run('prepare.py', 'a.txt')
+    done = run('data.py', 'a.txt')
     assert '\x1b' not in done.stdout and 'abc\\x1b[31mdef' in done.stdout
-    assert '\x1b' not in run('prepare.py', 'b.csv', status=2).stderr
-    assert '\x1b' not in run('prepare.py', 'c.csv').stdout
+    assert '\x1b' not in run('data.py', 'b.csv', status=2).stderr
+    assert '\x1b' not in run('data.py', 'c.csv').stdout
 
 
 def test_a_prepared_folder_that_lost_its_end_is_not_read(tmp_path):
@@ -283,7 +288,7 @@ def test_texts_among_numbers_are_numbered_and_a_new_one_is_none_of_them(tmp_path
     other = opened(tmp_path, new, **known, missing='mean')
     np.testing.assert_array_equal(other.x[:, :, 0], [[5, 2], [6, np.nan]])
     assert "1 cells say 'pink', which is not known" in noted(other)
-    from data import fit_norm
+    from util.scaling import fit_norm
     d.norm = other.norm = fit_norm(d, d.rows('train'), 'standard')
     assert other.batch(np.array([1]))[0][0, 1] == 0 and other.batch(np.array([0]))[0][0, 1] != 0  # the mean
 
@@ -353,7 +358,7 @@ def test_known_data_sets_are_split_as_ever(tmp_path):
 def test_json_objects_need_not_fit_in_a_block(tmp_path):
     items = [{'a': 'x' * (1 << 19), 'n': i, 'one': [i / 2], 'nested': [[1], {'b': ']'}]} for i in range(9)]
     (tmp_path / 'a.json').write_text(json.dumps(items, indent=1))
-    header, *rows = prepare.json_rows(tmp_path / 'a.json')
+    header, *rows = tables.json_rows(tmp_path / 'a.json')
     assert header == (0, ['a', 'n', 'one', 'nested'])
     assert rows == [(i + 1, [item['a'], str(i), str(i / 2), '']) for i, item in enumerate(items)]
 
@@ -481,9 +486,9 @@ def test_no_archive_writes_anywhere(tmp_path):
         archive.addfile(link)
     before = sorted(tmp_path.rglob('*'))
     for part in ('a.tar.gz!good.json', 'a.tar.gz!../../evil.json', 'a.zip!../../evil.json'):
-        assert list(prepare.json_rows(tmp_path / part)) == [(0, ['a']), (1, ['b'])]
+        assert list(tables.json_rows(tmp_path / part)) == [(0, ['a']), (1, ['b'])]
     for part in ('b.tar.gz!good.json', 'a.zip!x.json', 'a.tar.gz!x.json'):
-        fails('no file', lambda: list(prepare.json_rows(tmp_path / part)))
+        fails('no file', lambda: list(tables.json_rows(tmp_path / part)))
     assert sorted(tmp_path.rglob('*')) == before and not (tmp_path.parent.parent / 'evil.json').exists()
 
 
@@ -595,7 +600,7 @@ def test_a_corrected_entry_never_reads_stale_data(mirror, tmp_path, monkeypatch)
 
 
 def test_the_listing_names_every_data_set(run, tmp_path):
-    text = run('prepare.py').stdout
+    text = run('data.py').stdout
     for name, row in DATASETS.items():
         assert f'\n{name} ' in f'\n{text}' and row['licence'] in text
         for address, size, digest in row['files'].values():
@@ -608,18 +613,18 @@ def test_the_listing_names_every_data_set(run, tmp_path):
 def test_what_no_source_claims_is_listed_and_removed(run, tmp_path):
     for name in ('kept', 'changed', 'gone'):
         (tmp_path / f'{name}.txt').write_text('abc\n' * 9)
-        run('prepare.py', f'{name}.txt')
-    run('prepare.py', 'kept.txt', '--val_share=0.3')
-    run('prepare.py', 'collider')
+        run('data.py', f'{name}.txt')
+    run('data.py', 'kept.txt', '--val_share=0.3')
+    run('data.py', 'collider')
     (tmp_path / 'changed.txt').write_text('abcd\n' * 9)
     (tmp_path / 'gone.txt').unlink()
     folders = {path.name.split('-')[0]: path for path in (tmp_path / 'datasets').iterdir()}
-    said = run('prepare.py').stdout
+    said = run('data.py').stdout
     for name, folder in folders.items():
         size = sum(file.stat().st_size for file in folder.iterdir())
         line = f'prepared: datasets/{folder.name}, {size:,} bytes'
         assert f'{line}\n' in said if name in ('kept', 'collider') else f'{line}, of a source that is gone' in said
-    assert run('prepare.py', 'clean').stdout.count('removed datasets/') == 2
+    assert run('data.py', 'clean').stdout.count('removed datasets/') == 2
     assert {path.name.split('-')[0] for path in (tmp_path / 'datasets').iterdir()} == {'kept', 'collider'}
 
 
@@ -727,7 +732,7 @@ def put():
 def read_all(folder):
     """All that read_images yields at image_size 14, put together: x, labels, splits, left_out"""
     meta = dict(left_out=Counter(), image_size=14)
-    parts = list(prepare.read_images(folder, meta))
+    parts = list(images.read_images(folder, meta))
     labels, splits = ([v for part in parts for v in part[k] or [None] * len(part[0])] for k in (1, 2))
     return np.concatenate([x for x, _, _ in parts]), labels, splits, meta['left_out']
 
@@ -792,8 +797,8 @@ def test_layouts_and_links(tmp_path, put):
 
     def found(folder, **more):
         left_out = Counter()
-        images = prepare.image_files(tmp_path / folder, left_out, **more)
-        return [(path.name, *rest) for path, *rest in images] + [*left_out.values()]
+        listed = images.image_files(tmp_path / folder, left_out, **more)
+        return [(path.name, *rest) for path, *rest in listed] + [*left_out.values()]
     classes = [('1.png', 'a'), ('2.jpg', 'a'), ('3.JPEG', 'b')]
     assert found('classes') == [(*image, None) for image in classes]
     assert found('flat') == [('8.png', None, None)]
@@ -837,7 +842,7 @@ def test_a_folder_of_images_is_prepared_once_and_again_when_it_changes(tmp_path,
 
 def test_what_a_user_can_do_wrong_with_images(tmp_path, put, run, monkeypatch):
     (tmp_path / 'void').mkdir()
-    assert 'no images' in run('prepare.py', 'void', status=2).stderr
+    assert 'no images' in run('data.py', 'void', status=2).stderr
     (tmp_path / 'void/a.png').write_text('no image')
     fails('a.png', opened, tmp_path, tmp_path / 'void')
     put(tmp_path / 'p/a.png')
@@ -857,7 +862,7 @@ def test_what_a_user_can_do_wrong_with_images(tmp_path, put, run, monkeypatch):
     fails('exceeds limit', opened, tmp_path, tmp_path / 'void')
     (tmp_path / 'void/a.png').unlink()
     os.mkfifo(tmp_path / 'void/a.png')
-    assert 'no images' in run('prepare.py', 'void', status=2).stderr  # and does not wait
+    assert 'no images' in run('data.py', 'void', status=2).stderr  # and does not wait
     real = builtins.__import__
 
     def without_pillow(name, *args):
@@ -933,13 +938,13 @@ def server(tmp_path, monkeypatch):
             pass
     with Threads(('127.0.0.1', 0), Server) as http_server:
         threading.Thread(target=http_server.serve_forever, args=(0.05,), daemon=True).start()
-        monkeypatch.setattr(prepare, 'WAITS', (0, 0, 0, 0))
-        monkeypatch.setattr(prepare, 'TIMEOUT', (0.3, 0.3))
+        monkeypatch.setattr(download, 'WAITS', (0, 0, 0, 0))
+        monkeypatch.setattr(download, 'TIMEOUT', (0.3, 0.3))
 
         def plan(*words):
             Server.plan, Server.asked, Server.ifs = list(words), [], []
             file = ('f.bin', f'{plan.address}/f.bin')
-            return lambda size=None, digest=None: prepare.download(*file, size, digest, tmp_path)
+            return lambda size=None, digest=None: download.download(*file, size, digest, tmp_path)
         plan.address = f'http://127.0.0.1:{http_server.server_port}'
         yield plan
         http_server.shutdown()
@@ -966,7 +971,7 @@ def test_a_download_of_a_process_that_is_gone_goes_on(server, tmp_path, monkeypa
     for pid, content in ((gone.pid, CONTENT[:have]), (os.getppid(), b'under way')):  # and of one that lives
         with monkeypatch.context() as patch:
             patch.setattr(os, 'getpid', lambda: pid)
-            prepare.temporary(tmp_path / 'downloads/f.bin', 'f.bin')[0].write_bytes(content)
+            files.temporary(tmp_path / 'downloads/f.bin', 'f.bin')[0].write_bytes(content)
     assert server('fine')(**GOOD).read_bytes() == CONTENT and [want for _, want in Server.asked] == asked
     assert [p.read_bytes() for p in (tmp_path / 'downloads').glob('f.bin.*')] == [b'under way']
 
@@ -987,7 +992,7 @@ def test_a_part_whose_version_nobody_knows_is_fetched_anew(server, tmp_path, mon
     (tmp_path / 'downloads').mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(os, 'getpid', lambda: gone.pid)
-        prepare.temporary(tmp_path / 'downloads/f.bin', 'f.bin')[0].write_bytes(b'of last year')
+        files.temporary(tmp_path / 'downloads/f.bin', 'f.bin')[0].write_bytes(b'of last year')
     assert server('fine')().read_bytes() == CONTENT and Server.asked[0][1] == 'bytes=0-'
 
 
@@ -1030,9 +1035,9 @@ def test_mirrors(server, tmp_path, monkeypatch):
     mine.write_bytes(CONTENT)
     monkeypatch.setenv('SMA_MIRROR', str(tmp_path / 'mine'))
     nowhere = ('g.bin', 'http://127.0.0.1:9/g.bin', *GOOD.values(), tmp_path)
-    assert prepare.download(*nowhere) == mine
+    assert download.download(*nowhere) == mine
     mine.write_bytes(CONTENT[:-1])  # a file put there by hand is checked as well
-    fails('g.bin: it has 299,999 bytes', prepare.download, *nowhere)
+    fails('g.bin: it has 299,999 bytes', download.download, *nowhere)
 
 
 # ---- processes: whole or not at all
@@ -1055,7 +1060,7 @@ def test_of_two_processes_the_slower_finds_the_folder_done(tmp_path, monkeypatch
 
     def slow_write(building, *args):
         write(building, *args)
-        command = [sys.executable, str(ROOT / 'prepare.py'), 'a.csv']
+        command = [sys.executable, str(ROOT / 'data.py'), 'a.csv']
         done = subprocess.run(command, text=True, capture_output=True)
         assert done.returncode == 0 and '300 rows' in done.stdout, done.stderr
         assert building.exists()  # the other took it for what it is: the work of a process that lives
@@ -1083,7 +1088,7 @@ def test_under_torchrun_the_others_wait_for_the_first(tmp_path, monkeypatch, cap
 def test_killed_in_the_middle_it_is_prepared_anew(tmp_path, how):
     """It is held up once the rows are written and nothing else is, and killed there."""
     (tmp_path / 'a.csv').write_text('a,b\n' + '1.5,2.5\n' * 20_000)
-    script = ('import sys, time; sys.path.insert(0, sys.argv[1]); import data, prepare; '
+    script = ('import sys, time; sys.path.insert(0, sys.argv[1]); import data; from util import prepare; '
               'prepare.number_labels = lambda labels: print("here", flush=True) or time.sleep(60); '
               'data.open_dataset("a.csv")')
     process = subprocess.Popen([sys.executable, '-c', script, str(ROOT)], cwd=tmp_path, text=True,
@@ -1106,7 +1111,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     """The peak of a process that prepares four times the rows: labels and splits grow, the inputs do not."""
     if not os.path.exists('/proc/self/status'):
         pytest.skip('no /proc here to read the peak from')
-    script = ('import sys; sys.path.insert(0, sys.argv[2]); import data, prepare; '
+    script = ('import sys; sys.path.insert(0, sys.argv[2]); import data; from util import prepare; '
               'prepare.prepare({**data.PREPARE_KNOBS, "dataset": sys.argv[1], "label_column": "y"}); '
               'print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))')
     peaks = []

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, TORCHRUN
 
 import model
-import runtime
-from conftest import ROOT, TORCHRUN
-from runtime import lr_at
+from util import optim
+from util.optim import lr_at
 
 TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--batch_size=8',
         '--log_interval=2', '--eval_interval=4', '--save_interval=4', '--warmup_steps=2', '--device=cpu']
@@ -116,9 +116,9 @@ def test_the_log_of_a_resumed_run_is_that_of_one_piece(run, table, tmp_path):
     options = [*TINY, *table, '--log_interval=10', '--save_interval=3', '--eval_interval=40']
     run('pretrain.py', *options, '--max_steps=40', '--out_dir=uncut')
     with open(tmp_path / 'cut.py', 'w') as f:  # dies at step 17, as by kill -9: after the save of step 15
-        f.write('import os, sys, runpy\nimport runtime\nold, n = runtime.update, [0]\n'
+        f.write('import os, sys, runpy\nfrom util import optim\nold, n = optim.update, [0]\n'
                 'def update(*args):\n    n[0] += 1\n    return os._exit(9) if n[0] == 17 else old(*args)\n'
-                f'runtime.update = update\nrunpy.run_path({str(ROOT / "pretrain.py")!r}, run_name="__main__")\n')
+                f'optim.update = update\nrunpy.run_path({str(ROOT / "pretrain.py")!r}, run_name="__main__")\n')
     killed = subprocess.run([sys.executable, 'cut.py', *options, '--max_steps=40', '--out_dir=cut'], cwd=tmp_path,
                             env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True)
     assert killed.returncode == 9
@@ -222,14 +222,14 @@ def test_an_out_dir_that_cannot_be_written_is_said_at_once(run, table, tmp_path,
 
 
 def test_a_folder_that_vanishes_is_made_again(run, table, tmp_path, monkeypatch):
-    old, n = runtime.update, [0]
+    old, n = optim.update, [0]
 
     def update(*args):
         n[0] += 1
         if n[0] == 6:
             shutil.rmtree(tmp_path / 'out')
         return old(*args)
-    monkeypatch.setattr(runtime, 'update', update)
+    monkeypatch.setattr(optim, 'update', update)
     run('pretrain.py', *TINY, *table, '--max_steps=8')
     assert torch.load(tmp_path / 'out/last.pt', weights_only=True)['step'] == 8
 
@@ -305,14 +305,14 @@ def test_a_step_waits_for_nothing_but_its_batch(copies, request, data, options, 
 @STEPS
 def test_cuda_is_not_waited_for_in_a_step(run, request, monkeypatch, data, options, n, dtype):
     """From the third step on PyTorch watches, and waiting is an error. (Each tenth asks whether steps were skipped.)"""
-    taken, update = [], runtime.update
+    taken, update = [], optim.update
 
     def watched(*args):
         norm = update(*args)
         taken.append(norm)
         torch.cuda.set_sync_debug_mode({2: 'error', 8: 'default'}.get(len(taken), torch.cuda.get_sync_debug_mode()))
         return norm if len(taken) < 8 else sys.exit(0)
-    monkeypatch.setattr(runtime, 'update', watched)
+    monkeypatch.setattr(optim, 'update', watched)
     try:
         run('pretrain.py', *TINY, *request.getfixturevalue(data), *QUIET, *options, '--max_steps=9', '--compile=false',
             '--device=cuda', f'--dtype={dtype}')

@@ -3,17 +3,18 @@ Every command that the README, RESULTS.md and the docstrings print is one that i
 exists, and what they promise of themselves holds.
 """
 
+import ast
 import re
 import shlex
 
 import pytest
-
-from configurator import configure
 from conftest import ROOT
 
-PAGES = [ROOT / 'README.md', ROOT / 'RESULTS.md', *ROOT.glob('*.py'), *(ROOT / 'config').glob('*.py')]
+from configurator import configure
+
+PAGES = [ROOT / 'README.md', ROOT / 'docs/RESULTS.md', *ROOT.glob('*.py'), *ROOT.glob('util/*.py'), *(ROOT / 'config').glob('*.py')]
 COMMANDS = sorted({(page.relative_to(ROOT).as_posix(), m.group(1).strip()) for page in PAGES for m in re.finditer(
-    r'^\s*(?:python|torchrun(?: --\S+)+) (\w+\.py[^\n#`]*)', page.read_text(), re.M)})
+    r'^\s*(?:python|torchrun(?: --\S+)+) (\w+\.py[^\n#`]*|-m util\.bench[^\n#`]*)', page.read_text(), re.M)})
 
 
 def test_there_are_commands():
@@ -22,11 +23,12 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize('page, command', COMMANDS)
 def test_commands_name_real_files_and_knobs(page, command):
+    command = command.replace('-m util.bench', 'util/bench.py')
     script, *words = shlex.split(re.split(r'   +', command)[0])  # a remark may follow after three spaces
-    if script == 'prepare.py' and words and not words[0].startswith('-'):
+    if script == 'data.py' and words and not words[0].startswith('-'):
         words[0] = f'--dataset={words[0]}'
     words = [w for w in words if w not in ('...', '--ckpt=...') and 'config/NAME.py' not in w and w[0] != '$']
-    if script == 'bench.py':  # reads the configs of pretrain.py itself
+    if script == 'util/bench.py':  # reads the configs of pretrain.py itself
         assert all((ROOT / w).exists() for w in words if w.endswith('.py'))
         words = [w for w in words if not w.endswith('.py')]
     # raises on an unknown knob, a wrong type, or a config file that is not there
@@ -43,30 +45,70 @@ def test_the_file_map_is_the_tree():
         assert found or name.startswith('out/'), f'README.md names {name}'
 
 
-@pytest.mark.parametrize('name', ['README.md', 'RESULTS.md'])
+@pytest.mark.parametrize('name', ['README.md', 'docs/RESULTS.md'])
 def test_pictures_are_there(name):
-    pictures = re.findall(r'\]\((assets/[^)]+)\)', (ROOT / name).read_text())
-    assert pictures and all((ROOT / picture).is_file() for picture in pictures)
+    page = ROOT / name
+    pictures = re.findall(r'\]\(([^)]*assets/[^)]+)\)', page.read_text())
+    assert pictures and all((page.parent / picture).is_file() for picture in pictures)
 
 
 def test_the_readme_is_short_and_its_lines_too():
     text = (ROOT / 'README.md').read_text()
     assert len(text.split()) <= 1500
-    for name in ('README.md', 'RESULTS.md'):
+    for name in ('README.md', 'docs/RESULTS.md'):
         fence = False
         for line in (ROOT / name).read_text().splitlines():
             fence ^= line.startswith('```')
             assert fence or line.startswith('|') or len(line) <= 100 or 'http' in line, line
 
 
-def test_rooms_know_only_the_rooms_below():
-    """No script imports a script, but for `prepare`; a room imports none that stands above it."""
-    order = ['configurator', 'masking', 'collider', 'model', 'data', 'runtime']  # from the ground up
-    for path in ROOT.glob('*.py'):
-        used = set(re.findall(r'^ *(?:from|import) (\w+)', path.read_text(), re.M)) & {p.stem for p in ROOT.glob('*.py')}
-        allowed = order[:order.index(path.stem)] if path.stem in order else order
-        extra = {'data': {'prepare', 'data'}, 'model': {'prepare'}}.get(path.stem, set())
-        assert used <= set(allowed) | extra, f'{path.name} imports {used - set(allowed) - extra}'
+def imported(path):
+    """The modules of the project that a file imports at its top: {'masking', 'util.files'}."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            if node.module == 'util':
+                found |= {f'util.{alias.name}' for alias in node.names}
+            else:
+                found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & MODULES.keys()
+
+
+MODULES = {path.relative_to(ROOT).as_posix()[:-3].replace('/', '.'): path
+           for path in [*ROOT.glob('*.py'), *(ROOT / 'util').glob('*.py')]}
+ABOVE = {'data', 'pretrain', 'finetune', 'eval'}  # util knows nothing of them
+EXCEPTED = {'util.bench': {'data'}}
+
+
+def test_util_does_not_import_the_stages():
+    for name, path in MODULES.items():
+        if name.startswith('util.'):
+            wrong = (imported(path) & ABOVE) - EXCEPTED.get(name, set())
+            assert not wrong, f'{name} imports {wrong}'
+
+
+def test_no_module_imports_itself_in_a_circle():
+    def walk(name, above):
+        assert name not in above, f'a circle of imports: {" -> ".join([*above, name])}'
+        for other in sorted(imported(MODULES[name])):
+            walk(other, (*above, name))
+    for name in MODULES:
+        walk(name, ())
+
+
+OPTIONAL = {'PIL', 'matplotlib', 'rdkit', 'pyarrow', 'fcntl', 'transformers'}  # may be missing, so imported where they are used
+
+
+def test_imports_inside_functions_are_of_optional_packages_alone():
+    for path in [*MODULES.values(), *(ROOT / 'config').glob('*.py')]:
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)) and node not in tree.body:
+                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                inside = {name.split('.')[0] for name in names}
+                assert inside <= OPTIONAL, f'{path.name}, line {node.lineno}: import inside a function'
 
 
 def test_nothing_speaks_of_what_a_clone_lacks():

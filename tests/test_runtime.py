@@ -14,11 +14,15 @@ import torch
 from conftest import ROOT
 
 import data
-from configurator import UserError
+from data import open_data
+from eval import outputs
 from masking import Masking
 from model import SMA, SMAConfig
-from runtime import (Skips, check_masking, check_state, claim, log_line, lr_at, make_optimizer, make_scaler,
-                     must_match, open_data, outputs, rewrite_log, set_up, update, wrap)
+from util.checkpoint import check_state, must_match
+from util.checks import check_masking
+from util.errors import UserError
+from util.optim import Skips, lr_at, make_optimizer, make_scaler, update
+from util.runtime import lock_output_dir, log_line, rewrite_log, set_up, wrap
 
 
 def test_cuda_is_found_with_an_index(monkeypatch, capsys):
@@ -75,7 +79,7 @@ import torch
 import torch.distributed as dist
 from masking import Masking
 from model import SMA, SMAConfig
-from runtime import finish, set_up, syncing, wrap
+from util.runtime import finish, set_up, syncing, wrap
 torch.compile = partial(torch.compile, backend='aot_eager')
 run = set_up(dict(device='cpu', dtype='float32', compile=sys.argv[1]))
 torch.manual_seed(0)
@@ -188,22 +192,22 @@ def test_a_folder_has_one_writer(tmp_path):
         sys.path.insert(0, {str(ROOT)!r})
         from pathlib import Path
         from types import SimpleNamespace
-        from runtime import claim
-        claim(Path({str(tmp_path / 'out')!r}), run := SimpleNamespace(rank=0))
+        from util.runtime import lock_output_dir
+        lock_output_dir(Path({str(tmp_path / 'out')!r}), run := SimpleNamespace(rank=0))
         print('mine', flush=True)
         time.sleep(60)"""
     other = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == 'mine\n'
     with pytest.raises(UserError, match='another run'):
-        claim(tmp_path / 'out', SimpleNamespace(rank=0))
-    claim(tmp_path / 'out', SimpleNamespace(rank=1))  # ranks are one run
+        lock_output_dir(tmp_path / 'out', SimpleNamespace(rank=0))
+    lock_output_dir(tmp_path / 'out', SimpleNamespace(rank=1))  # ranks are one run
     other.kill()  # -9
     other.wait()
-    claim(tmp_path / 'out', run := SimpleNamespace(rank=0))
+    lock_output_dir(tmp_path / 'out', run := SimpleNamespace(rank=0))
     assert run.lock and os.listdir(tmp_path / 'out') == ['.lock']
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match='cannot write'):
-        claim(tmp_path / 'file/out', SimpleNamespace(rank=0))
+        lock_output_dir(tmp_path / 'file/out', SimpleNamespace(rank=0))
 
 
 def test_the_log_is_json_and_is_shortened_whole(tmp_path, monkeypatch):
@@ -265,8 +269,9 @@ def test_what_an_older_run_does_not_know_counts_as_the_default():
 
 def test_each_field_of_a_mask_is_a_knob_where_masks_are_made():
     """pretrain.py's, of the same type; eval.py's, None = as the checkpoint was trained."""
-    from configurator import find_knobs
     from conftest import ROOT
+
+    from configurator import find_knobs
     pre, evaluate = (find_knobs(ROOT / f'{name}.py')[0] for name in ('pretrain', 'eval'))
     for name, default in vars(Masking()).items():
-        assert type(pre[name][0]) is type(default) and evaluate[name][0] is None, name
+        assert type(pre[name].default) is type(default) and evaluate[name].default is None, name

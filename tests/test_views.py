@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from pictures import Image, as_batch, levels, photo, put
-
-import data
-import finetune
-from data import crop, fit_norm, random_boxes
-from finetune import blur, grey, jitter, mix, solarise, three_augment
 from test_data import opened
 from test_pretrain import same, weights
+
+import data
+from util import augment
+from util.augment import blur, crop, grey, jitter, mix, random_boxes, solarise, three_augment
+from util.scaling import fit_norm
 
 ImageEnhance, ImageOps = (pytest.importorskip(f'PIL.{name}') for name in ('ImageEnhance', 'ImageOps'))
 TINY = ['--image_size=7', '--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--device=cpu',
@@ -134,7 +134,7 @@ def test_blur_is_a_gaussian():
 
 def test_three_augment_does_one_of_three_to_each_image(monkeypatch):
     """Without jitter, each image is exactly one of the three, and each comes about as often."""
-    monkeypatch.setattr(finetune, 'jitter', lambda x, kind, factor: x)
+    monkeypatch.setattr(augment, 'jitter', lambda x, kind, factor: x)
     torch.manual_seed(0)
     x = as_batch(photo(0)).expand(300, -1, -1, -1)
     y = three_augment(x)

@@ -1,11 +1,11 @@
 """
 How fast, beside the machine's own limit.
 
-    python bench.py                                                     the defaults of pretrain.py
-    python bench.py config/higgs.py config/protein.py                   configs of pretrain.py, a row each
-    python bench.py config/chemistry_cpu.py --dataset=molecules.smi     a file of yours
-    python bench.py config/protein_cpu.py --lengths=1024,4096,16384     time and memory against inputs
-    python bench.py config/higgs.py --theirs=sma/src                    beside the authors' code, after
+    python -m util.bench                                                     the defaults of pretrain.py
+    python -m util.bench config/higgs.py config/protein.py                   configs of pretrain.py, a row each
+    python -m util.bench config/chemistry_cpu.py --dataset=molecules.smi     a file of yours
+    python -m util.bench config/protein_cpu.py --lengths=1024,4096,16384     time and memory against inputs
+    python -m util.bench config/higgs.py --theirs=sma/src                    beside the authors' code, after
         git clone https://github.com/Johnathan-Xie/sma
         pip install 'numpy<2' 'huggingface-hub<0.20' tokenizers==0.13.3 regex pyyaml safetensors
 
@@ -26,6 +26,7 @@ once untimed before it is timed. Data sets known by name are stood in for by ran
 
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -41,12 +42,17 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from configurator import ROOT, configure, fail, start
-from data import fit_norm, micro_batches
+from configurator import ROOT, configure
+from data import micro_batches, open_data
 from masking import Masking
-from model import N_IDS, SMA, build, from_theirs, load_weights
-from runtime import (check_batch, check_numbers, log_line, make_optimizer, make_scaler, open_data, set_up,
-                     update, wrap)
+from model import N_IDS, SMA, build
+from util.authors import from_theirs
+from util.checkpoint import load_weights
+from util.checks import check_batch, check_numbers
+from util.errors import fail, run_cli
+from util.optim import make_optimizer, make_scaler, update
+from util.runtime import log_line, set_up, wrap
+from util.scaling import fit_norm
 
 # -----------------------------------------------------------------------------
 dataset: str | None = None  # a file, or a name, in place of the config's; None = a random stand-in
@@ -58,8 +64,6 @@ device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
 compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
 out = 'out/bench.jsonl'  # results are appended here, a line each
-# -----------------------------------------------------------------------------
-
 # stand-ins: bytes of log-normal lengths (median, sigma of the log), floats (d_raw; as many as seq_len)
 BYTES = {'pfam': (250, 0.6), 'guacamol': (45, 0.25), 'wiki_books': (1022, 0.0)}
 FLOATS = {'collider': 1, 'higgs': 1, 'higgs_small': 1, 'year': 1, 'imagenet100': 3}
@@ -261,8 +265,9 @@ def main():
     config = configure(globals(), options)
     if Path(out).is_dir() or theirs and not Path(theirs, 'transformers/models/sma').is_dir():
         fail(f'{out=} must name a file; {theirs=}, if given, a folder with transformers/models/sma in it')
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     if len(files) > 1:  # a process each, so that none inherits another's memory
-        if any(subprocess.run([sys.executable, __file__, file, *options]).returncode for file in files):
+        if any(subprocess.run([sys.executable, '-m', 'util.bench', file, *options], env=environment).returncode for file in files):
             raise SystemExit(2)
         rows = [json.loads(line) for line in Path(out).read_text().splitlines()[-len(files):]]
         return None if lengths else show(rows)
@@ -284,4 +289,4 @@ def main():
 
 
 if __name__ == '__main__':
-    start(main)
+    run_cli(main)

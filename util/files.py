@@ -1,0 +1,118 @@
+"""Files: written whole or not at all; read as streams of bytes or lines, packed or not."""
+
+import bz2
+import gzip
+import lzma
+import os
+import platform
+import re
+import tarfile
+import zipfile
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+
+from util.errors import fail
+
+
+@contextmanager
+def atomic_write(path, mode='wb'):
+    """A file to write, which takes the place of `path` when all of it is on the disk, or never."""
+    path, new = Path(path), Path(f'{path}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(new, mode, encoding=None if 'b' in mode else 'utf-8') as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        new.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        fail(f'cannot write {path}: {error.strerror or error}')
+    finally:
+        if new.is_file():
+            new.unlink()
+
+
+def sync(path):
+    """Has the disk take what was written to a file, or the names in a folder, before anything after it."""
+    if os.name == 'posix':  # elsewhere a folder cannot be opened
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+# what a file may claim, so that memory stays bounded whatever it says:
+LONGEST = 2 ** 28  # bytes of a line, a FASTA record, a cell, a JSON object
+CHUNK_BYTES = 2 ** 26  # of the rows looked at in one piece
+CHUNK = 8192  # rows looked at in one piece, which bounds the memory
+
+
+@contextmanager
+def open_stream(path):
+    """A file as a stream of bytes, unpacked if it is .gz, .bz2 or .xz; 'a.zip!member' is a member of an
+    archive, which may also be .tar, .tar.gz or .tar.bz2. A damaged file is the user's to put right."""
+    match = re.fullmatch(r'(.+\.(?:zip|tar|tar\.gz|tgz|tar\.bz2))!(.+)', str(path))
+    path, member = match.groups() if match else (str(path), None)
+    try:
+        if member is None:
+            unpack = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
+            with unpack.get(Path(path).suffix.lower(), open)(path, 'rb') as f:
+                yield f
+        elif path.endswith('.zip'):
+            with zipfile.ZipFile(path) as archive, archive.open(member) as f:
+                yield f
+        else:
+            with tarfile.open(path) as archive:
+                found = next((m for m in archive if m.name == member), member)
+                yield archive.extractfile(found)  # no link leads out of the archive
+    except KeyError:
+        fail(f'{path} has no file {member} in it')
+    except UnicodeDecodeError:
+        fail(f'{path} is not UTF-8 text: `iconv -f UTF-16 -t UTF-8` (or -f LATIN1) makes it so')
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error) as e:
+        fail(f'{path} is damaged or cut short ({e}): fetch it again')
+    except OSError as error:
+        fail(f'cannot read {path}: {error.strerror or error}')
+
+
+def open_lines(path, encoding=None):
+    """The lines of open_stream(path), as bytes, or as text in an encoding."""
+    with open_stream(path) as f:
+        while line := f.readline(LONGEST + 1):
+            if len(line) > LONGEST:
+                fail(f'{path} has a line of more than {LONGEST:,} bytes (LONGEST in util/files.py): is it text?')
+            yield line if encoding is None else line.decode(encoding)
+
+
+def file_format(path):
+    """'.csv' for a.csv, a.csv.gz and a.CSV.xz; '.tsv' for b.zip!c/train.tsv."""
+    suffixes = [s.lower() for s in Path(str(path).rpartition('!')[2]).suffixes]
+    return next((s for s in reversed(suffixes) if s not in ('.gz', '.bz2', '.xz')), '')
+
+
+def in_chunks(items, size=CHUNK, weigh=len):
+    """Lists of up to `size` items, or of less where the items are large: weigh(item) is its bytes, about."""
+    chunk, weight = [], 0
+    for item in items:
+        chunk.append(item)
+        weight += weigh(item)
+        if len(chunk) == size or weight > CHUNK_BYTES:
+            yield chunk
+            chunk, weight = [], 0
+    if chunk:
+        yield chunk
+
+
+def temporary(path, name):
+    """The name under which this process makes `path`, until it is whole; and such names of `name` ('*': of
+    any) which processes of this machine left behind that live no longer."""
+    mark, dead = f'.tmp-{platform.node()}-', []
+    for old in path.parent.glob(f'{name}{mark}*') if os.name == 'posix' else ():
+        try:
+            os.kill(int(old.name.rpartition('-')[2]), 0)  # signal 0 does nothing but ask
+        except ProcessLookupError:
+            dead.append(old)
+        except PermissionError:  # it lives, and is another user's
+            pass
+    return path.with_name(f'{path.name}{mark}{os.getpid()}'), dead
