@@ -2,11 +2,11 @@
 Settings of a script: its own defaults, then config files, then --key=value. The later ones win.
 
 A script keeps its knobs as plain lines at its top, `lr = 1e-4  # peak learning rate` or
-`max_len: int | None = None  # bytes kept`, and calls configure(globals()). Names and types are checked against these
-defaults, so a typo stops the run and never passes in silence.
+`max_len: int | None = None  # bytes kept`, and calls configure(globals()). Names and types are checked against
+these defaults, so a typo stops the run and never passes in silence.
 
-A config file is Python code. It sees all knobs, those of the command line with their final values, so it may say
-`dropout = 0.1 if task == 'esol' else 0.0`.
+A config file is Python code. It sees all knobs, those of the command line with their final values, so it may
+say `dropout = 0.1 if task == 'esol' else 0.0`.
 
 Knobs that several scripts share are declared in one file. A script names such files in one line,
 `SHARED_KNOBS = ('data.py',)`, and reads these knobs from the dict that configure returns.
@@ -32,8 +32,8 @@ def configure(script_globals: dict, argv: list[str] | None = None) -> dict:
     """
     Set the knobs of the script whose globals() are given, and return {name: final value}.
 
-    argv: the command line, sys.argv[1:] unless given. With script_globals = {'__file__': path} alone, the knobs are
-    those of a script that is not run. Mistakes raise UserError; --help prints the knobs and leaves.
+    argv: the command line, sys.argv[1:] unless given. With script_globals = {'__file__': path} alone, the knobs
+    are those of a script that is not run. Mistakes raise UserError; --help prints the knobs and leaves.
     """
     knobs, help_text = find_knobs(script_globals['__file__'])
     argv = sys.argv[1:] if argv is None else argv
@@ -125,7 +125,7 @@ def read_knobs(source):
 
 
 def declared_name(node):
-    """The name and the annotation of a statement like `lr = 1e-4` or `n: int | None = None`, else (None, None)."""
+    """Name and annotation of a statement like `lr = 1e-4` or `n: int | None = None`, else (None, None)."""
     if isinstance(node, ast.Assign) and len(node.targets) == 1:
         target, annotation = node.targets[0], None
     elif isinstance(node, ast.AnnAssign) and node.value is not None:
@@ -212,7 +212,7 @@ def line_of(error, path):
 # values
 
 def checked_value(name, value, knobs, source):
-    """The value in the type of its knob. source: 'command line', where value is text, or the name of a config file."""
+    """The value in the type of its knob. source: 'command line' (value is text) or a config file's name."""
     if name not in knobs:
         fail(f'{source}: unknown name {name!r}, the nearest is {nearest(name, knobs)!r}')
     knob = knobs[name]
@@ -261,7 +261,7 @@ def fit(value, knob):
 
 
 def fit_item(value, types):
-    """A single value in one of the types: 1 becomes 1.0 where a float is wanted, and 1e3 becomes 1000 for an int."""
+    """A single value in one of the types: 1 becomes 1.0 for a float, and 1e3 becomes 1000 for an int."""
     if type(value) is int and abs(value) > LARGEST_INT:
         raise ValueError('wants less than 2^63')
     if type(value) is int and int not in types and float in types:

@@ -6,16 +6,18 @@ The idea of the paper (section 4.1): the model's own first attention layer choos
     add A up over heads and over R              guided            Eq. 4 and the inner sum of Eq. 5
     hide the top k = round(r n) inputs          keep_top_k        Eq. 3
 
-The outer softmax of Eq. 5, in which hidden inputs get no attention, is in model.py: SMA.forward leaves the hidden
-inputs out.
+The outer softmax of Eq. 5, in which hidden inputs get no attention, is in model.py: SMA.forward leaves the
+hidden inputs out.
 
-One polarity everywhere: in a mask True means HIDDEN; in `valid` True means a real input and False means padding.
+One polarity everywhere: in a mask True means HIDDEN; in `valid` True means a real input and False means
+padding.
 
     B samples   n inputs   h heads   |R| = n_query   k (B,) int64, how many inputs each sample hides
     A (B, h, |R|, n) attention   x (B, n) int64 ids or (B, n, d_raw) floats   valid (B, n) bool
 
-Randomness comes from `generator`, a torch.Generator on the tensors' device. None is torch's global generator, which
-torch.compile needs. Nothing here has a gradient: the choice of a mask is not differentiated (Algorithm 1).
+Randomness comes from `generator`, a torch.Generator on the tensors' device. None is torch's global generator,
+which torch.compile needs. Nothing here has a gradient: the choice of a mask is not differentiated (Algorithm
+1).
 """
 
 import math
@@ -58,9 +60,10 @@ def keep_top_k(v: Tensor, k: Tensor) -> Tensor:
     """
     Eq. 3: the k_i largest entries of row i. v (B, n), k (B,) int64 -> (B, n) bool, exactly k_i True in row i.
 
-    As printed, Eq. 3 gives 0 to the top k and -inf to the rest, and Eq. 5 adds that to the attention: it would hide
-    everything BUT the top k. The text ("mask the top attentions of a given query"), figure 1 and the authors' code
-    hide the top k, and so do we: True here means hidden. Among equal entries the lower index comes first.
+    As printed, Eq. 3 gives 0 to the top k and -inf to the rest, and Eq. 5 adds that to the attention: it would
+    hide everything BUT the top k. The text ("mask the top attentions of a given query"), figure 1 and the
+    authors' code hide the top k, and so do we: True here means hidden. Among equal entries the lower index
+    comes first.
     """
     order = v.argsort(dim=1, descending=True, stable=True)  # (B, n)
     top = torch.arange(v.shape[1], device=v.device) < k[:, None]  # (B, n), in sorted order
@@ -71,8 +74,8 @@ def attention_map(q: Tensor, k: Tensor, valid: Tensor, d_k: int | None = None) -
     """
     Eq. 2 and its softmax: q (B or 1, h, |R|, d_k), k (B, h, n, d_k), valid (B, n) -> (B, h, |R|, n).
 
-    Padding gets exactly zero. d_k is the width of one head, that of q unless given (SMA.attention gives it). The
-    softmax is never in half precision, whose few values would be equal at the edge of the top k.
+    Padding gets exactly zero. d_k is the width of one head, that of q unless given (SMA.attention gives it).
+    The softmax is never in half precision, whose few values would be equal at the edge of the top k.
     """
     if d_k is None:
         d_k = q.shape[-1]
@@ -85,8 +88,8 @@ def sample_queries(can_query: Tensor, n_query: int, generator: Generator | None)
     """
     Draw the subset R of Eq. 4 for each sample, without replacement, uniformly among those that may be drawn.
 
-    can_query (B, l) bool -> R (B, min(n_query, l)) int64. A sample with fewer than n_query queries gets all of them,
-    followed by some that it may not draw: those are False in can_query.gather(1, R).
+    can_query (B, l) bool -> R (B, min(n_query, l)) int64. A sample with fewer than n_query queries gets all of
+    them, followed by some that it may not draw: those are False in can_query.gather(1, R).
     """
     noise = uniform(can_query, generator).masked_fill(~can_query, -torch.inf)  # (B, l)
     return noise.topk(min(n_query, can_query.shape[1]), dim=1).indices
@@ -107,9 +110,9 @@ def n_hidden(valid: Tensor, mask_ratio: float) -> Tensor:
 
 def guided_exact(A: Tensor, valid: Tensor, k: Tensor) -> Tensor:
     """
-    What Eq. 4 approximates (section 4.1, appendix D): the drawn queries, one after the other, each hide their own top
-    among what is left. With k to hide and q queries, each takes k // q, and the first k % q one more. With one query
-    it is the same as `guided`.
+    What Eq. 4 approximates (section 4.1, appendix D): the drawn queries, one after the other, each hide their
+    own top among what is left. With k to hide and q queries, each takes k // q, and the first k % q one more.
+    With one query it is the same as `guided`.
     """
     A = A.sum(1)  # (B, |R|, n)
     drawn = A.sum(-1) > 0  # (B, |R|), False: the sample has fewer queries than that, and these come last
@@ -128,8 +131,9 @@ def hide_random(x: Tensor, valid: Tensor, k: Tensor, generator: Generator | None
 
 def hide_words(x: Tensor, valid: Tensor, k: Tensor, generator: Generator | None) -> Tensor:
     """
-    Whole words of text in random order, as Perceiver IO masks them: a word is a run of bytes that are no spaces. CLS,
-    SEP and spaces belong to no word. A text without spaces is one word, of which the start is hidden.
+    Whole words of text in random order, as Perceiver IO masks them: a word is a run of bytes that are no
+    spaces. CLS, SEP and spaces belong to no word. A text without spaces is one word, of which the start is
+    hidden.
     """
     space = torch.stack([x == s for s in SPACES]).any(0)  # (B, n); a table would be copied, and copies wait
     letter = (x >= FIRST_BYTE) & ~space & valid
@@ -143,22 +147,24 @@ def hide_patches(x: Tensor, valid: Tensor, k: Tensor, generator: Generator | Non
     side = math.isqrt(x.shape[1])
     patch_side = max(min(PATCH_SIDE, side // 4), 1)
     patches_across = math.ceil(side / patch_side)
-    at = torch.arange(side, device=x.device) // patch_side  # (side,), the row or column of patches a pixel is in
+    at = torch.arange(side, device=x.device) // patch_side  # (side,), which row or column of patches
     patch = (at[:, None] * patches_across + at).flatten()  # (n,), patches numbered row by row
     return hide_groups(patch.expand(valid.shape), valid, k, generator)
 
 
 def hide_groups(group: Tensor, valid: Tensor, k: Tensor, generator: Generator | None) -> Tensor:
     """
-    Whole groups in random order. The last group is cut short, its first inputs hidden, so that the count is exact.
-    group (B, n) int64: 0 to n - 1, or -1 for an input in no group. Those come after all groups, in random order too.
+    Whole groups in random order. The last group is cut short, its first inputs hidden, so that the count is
+    exact. group (B, n) int64: 0 to n - 1, or -1 for an input in no group. Those come after all groups, in
+    random order too.
     """
     noise = uniform(valid, generator)  # (B, n)
     order = torch.where(group >= 0, 1 + noise.gather(1, group.clamp(min=0)), noise)  # equal within a group
     return keep_top_k(order.masked_fill(~valid, -torch.inf), k)
 
 
-# Masks that look at the attention: function (A, valid, k) -> hidden. Masks that do not: (x, valid, k, generator).
+# Masks that look at the attention: function (A, valid, k) -> hidden. Masks that do not: (x, valid, k,
+# generator).
 GUIDED = {'guided': guided, 'guided_exact': guided_exact}
 BLIND = {'random': hide_random, 'word': hide_words, 'patch': hide_patches}
 
@@ -173,8 +179,9 @@ def hide(masking: Masking, attention: Callable, x: Tensor, valid: Tensor, can_qu
     The one way to a mask of any kind: -> hidden (B, n) bool, round(r n) of each row's real inputs True.
 
     attention        function: R (B, |R|) int64 -> A of those queries (B, h, |R|, n), softmax over valid inputs
-    can_query        (B, l) bool, the queries there are to draw: all latents (cross-attention), or the valid inputs
-    random_fraction  None, or a 0-d tensor: the authors' annealing. 1: any inputs may be hidden. 0: only the top of
+    can_query        (B, l) bool, which queries may be drawn: all latents, or the valid inputs
+    random_fraction  None, or a 0-d tensor: the authors' annealing. 1: any inputs may be hidden. 0: only the top
+    of
                      the attention. In between, a random k of a larger top is hidden. Blind masks ignore it.
     """
     k = n_hidden(valid, masking.mask_ratio)
@@ -191,7 +198,8 @@ def hide(masking: Masking, attention: Callable, x: Tensor, valid: Tensor, can_qu
             hidden = hide_random(x, top, k, generator)
     right = ((hidden & valid).sum(1) == k).all() & (hidden <= valid).all()
     torch._assert_async(  # checked on the device: the program does not wait for the answer
-        right, f'mask={masking.mask} must hide exactly round(mask_ratio * n) real inputs of each row, and no padding')
+        right,
+        f'mask={masking.mask} must hide exactly round(mask_ratio * n) real inputs of each row, and no padding')
     return hidden
 
 

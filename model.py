@@ -1,9 +1,10 @@
 """
-The masked autoencoder of the paper: embed, attend, choose a mask, encode what is visible, decode what is hidden.
+The masked autoencoder of the paper: embed, attend, choose a mask, encode what is visible, decode what is
+hidden.
 
-One class, two encoders. n_latent > 0 is a Perceiver: learned latents cross-attend to the inputs, for long inputs.
-n_latent = 0 is a Transformer: self-attention, for short inputs. Either reads byte ids (d_raw = 0) or floats
-(d_raw > 0).
+One class, two encoders. n_latent > 0 is a Perceiver: learned latents cross-attend to the inputs, for long
+inputs. n_latent = 0 is a Transformer: self-attention, for short inputs. Either reads byte ids (d_raw = 0) or
+floats (d_raw > 0).
 
     python model.py         walks one small batch through the model and prints every shape beside its equation
 
@@ -17,7 +18,8 @@ n_latent = 0 is a Transformer: self-attention, for short inputs. Either reads by
     l queries, and rows of H: n_latent, or the visible inputs (for the mask: all n)
     d_k = qk_dim / h     d = v_dim, the width of the residual stream; in the decoder it is embed_dim, that of P
 
-Layer by layer as in the authors' code; only the names of the modules differ. util/checkpoint.py loads and saves.
+Layer by layer as in the authors' code; only the names of the modules differ. util/checkpoint.py loads and
+saves.
 """
 
 import math
@@ -33,6 +35,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from masking import FIRST_BYTE, Masking, attention_map, hide
 from util.errors import fail, run_cli
 
+DEFAULT_MASKING = Masking()
 N_IDS = 262  # PAD 0, BOS 1, EOS 2, MASK 3, CLS 4, SEP 5, then byte b is b + 6 (Perceiver IO)
 
 # Fields of SMAConfig that each stage chooses anew. All others are the shape, which stays with the weights.
@@ -41,7 +44,7 @@ FREE = ('dropout', 'drop_path', 'decode_pieces', 'n_out')
 
 @dataclass(frozen=True)
 class SMAConfig:
-    """What a model is built from. The names are those of Tables 8-12; a knob of the same name fills each field."""
+    """What a model is built from. Names as in Tables 8-12. A knob of the same name fills each field."""
     d_raw: int = 0  # floats per input; 0 = byte ids
     embed_dim: int = 128  # width of X^ = X E + P
     seq_len: int = 28  # most inputs: rows of P
@@ -70,7 +73,8 @@ class SMAConfig:
         if self.n_latent == 0 and self.embed_dim != self.v_dim:
             fail(f'a Transformer (n_latent=0) adds attention to its inputs: embed_dim={self.embed_dim} '
                  f'must equal v_dim={self.v_dim}')
-        for name in ('embed_dim', 'seq_len', 'n_layer', 'qk_dim', 'n_head', 'v_dim', 'mlp_ratio', 'decode_pieces'):
+        for name in ('embed_dim', 'seq_len', 'n_layer', 'qk_dim', 'n_head', 'v_dim', 'mlp_ratio',
+                     'decode_pieces'):
             if getattr(self, name) < 1:
                 fail(f'{name}={getattr(self, name)} must be at least 1')
         if self.n_latent < 0:
@@ -132,8 +136,8 @@ class Layer(nn.Module):
         """
         k = self.split_heads(self.key(kv))  # (B, h, u, d_k)
         v = self.split_heads(self.value(kv))  # (B, h, u, q_dim / h)
-        # Where all samples share their queries, each gets a copy: cuDNN lays its output out by the query's strides,
-        # and cannot if one of them is 0.
+        # Where all samples share their queries, each gets a copy: cuDNN lays its output out by the query's
+        # strides, and cannot if one of them is 0.
         q = q.expand(len(k), -1, -1).contiguous()
         q = self.split_heads(q)  # (B, h, l, d_k)
         if key_mask is not None:
@@ -168,10 +172,12 @@ class Decoder(nn.Module):
         self.ln_out = nn.LayerNorm(q_dim, eps=1e-12)
         self.out = nn.Linear(q_dim, n_out)
 
-    def forward(self, q: Tensor, H: Tensor, key_mask: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    def forward(self, q: Tensor, H: Tensor, key_mask: Tensor | None = None,
+                residual: Tensor | None = None) -> Tensor:
         """
         q (B or 1, m, qk_dim) from `queries`, H (B, l, d), key_mask (B, l) bool or None -> (B, m, n_out).
-        residual: what the attention is added to. None = nothing; in a head of the authors' it is the query itself.
+        residual: what the attention is added to. None = nothing; in a head of the authors' it is the query
+        itself.
         """
         y = self.layer.attend(q, self.ln_H(H), key_mask)  # (B, m, q_dim)
         if residual is not None:
@@ -206,7 +212,9 @@ class SMA(nn.Module):
             self.head = Decoder(replace(c, mlp_ratio=c.head_mlp_ratio or c.mlp_ratio), c.v_dim, c.n_out)
         else:
             decoder = replace(
-                c, n_head=c.decoder_heads or math.gcd(c.n_head, c.embed_dim), qk_dim=c.decoder_qk_dim or c.qk_dim,
+                c,
+                n_head=c.decoder_heads or math.gcd(c.n_head, c.embed_dim),
+                qk_dim=c.decoder_qk_dim or c.qk_dim,
                 mlp_ratio=c.decoder_mlp_ratio or c.mlp_ratio)
             self.decoder = Decoder(decoder, c.embed_dim, c.d_raw or N_IDS)
 
@@ -217,16 +225,17 @@ class SMA(nn.Module):
             elif name.endswith('bias'):
                 nn.init.zeros_(p)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, masking: Masking = Masking(),  # noqa: B008 (frozen)
+    def forward(self, x: Tensor, valid: Tensor | None = None, masking: Masking = DEFAULT_MASKING,
                 generator: Generator | None = None, random_fraction: Tensor | None = None):
         """
         One step of Algorithm 1, up to the loss.
 
-        x (B, n) int64 ids or (B, n, d_raw) float; valid (B, n) bool, or None where nothing is padding. generator and
-        random_fraction: see masking.hide. A model with a head predicts labels, (B, n_out), from x and valid.
+        x (B, n) int64 ids or (B, n, d_raw) float; valid (B, n) bool, or None where nothing is padding.
+        generator and random_fraction: see masking.hide. A model with a head predicts labels, (B, n_out), from x
+        and valid.
 
-        Returns (loss, hidden). loss (B, m) is the loss of each hidden input, zero where a short row hides fewer than
-        m = round(r n). hidden (B, n) bool is the mask. The loss of the batch is loss.sum() / hidden.sum().
+        Returns (loss, hidden). loss (B, m) is the loss of each hidden input, zero where a short row hides fewer
+        than m = round(r n). hidden (B, n) bool is the mask. The loss of the batch is loss.sum() / hidden.sum().
         """
         if self.config.n_out:
             return self.predict(x, valid)
@@ -234,9 +243,9 @@ class SMA(nn.Module):
         x_hat = self.embed(x)  # (B, n, embed_dim)
         hidden = self.choose_mask(x, x_hat, real, masking, generator, random_fraction)  # Eq. 2-5: (B, n)
 
-        # Eq. 5's outer softmax gives hidden inputs no attention. They are left out here, and so is their cost. With n
-        # the width of the batch, no row hides more than m or shows more than n - m. Without padding each row shows
-        # exactly n - m, and attention needs no mask, so that it takes the fastest kernels.
+        # Eq. 5's outer softmax gives hidden inputs no attention. They are left out here, and so is their cost.
+        # With n the width of the batch, no row hides more than m or shows more than n - m. Without padding each
+        # row shows exactly n - m, and attention needs no mask, so that it takes the fastest kernels.
         m = round(masking.mask_ratio * x.shape[1])
         hidden_at, hidden_filled = mask_to_indices(hidden, m)  # (B, m)
         visible_at, visible_filled = mask_to_indices(real & ~hidden, x.shape[1] - m)  # (B, u)
@@ -252,8 +261,8 @@ class SMA(nn.Module):
         """
         X E + P, LayerNorm: x (B, n) int64 or (B, n, d_raw) float -> X^ (B, n, embed_dim).
 
-        Only P tells inputs apart: permute the inputs of every sample and the rows of P alike, and training stays the
-        same (Eq. 1; tests/test_model.py: test_eq_1_learning_does_not_depend_on_the_order_of_inputs).
+        Only P tells inputs apart: permute the inputs of every sample and the rows of P alike, and training
+        stays the same (Eq. 1; tests/test_model.py: test_eq_1_learning_does_not_depend_on_the_order_of_inputs).
         """
         x_hat = self.ln_embed(self.value_embedding(x) + self.P[:x.shape[1]])
         return F.dropout(x_hat, self.config.dropout, self.training)
@@ -265,7 +274,7 @@ class SMA(nn.Module):
         return hide(masking, attention, x, valid, self.can_query(valid), generator, random_fraction)
 
     def can_query(self, valid: Tensor) -> Tensor:
-        """Which queries there are to draw: all latents, or the valid inputs. (B, n) -> (B, n_latent or n) bool"""
+        """Which queries may be drawn: all latents, or the valid inputs. (B, n) -> (B, n_latent or n) bool"""
         if self.config.n_latent:
             return torch.ones(len(valid), self.config.n_latent, dtype=torch.bool, device=valid.device)
         return valid
@@ -276,9 +285,9 @@ class SMA(nn.Module):
         The masking layer's attention of the drawn queries R (B, |R|) alone. No l x n map is ever made.
         x_hat (B, n, embed_dim), valid (B, n) -> (B, h, |R|, n)
 
-        Plain: attention_map(q, split_heads(key(x_hat)), valid). Fast: q . (W_k x + b) = (W_k^T q) . x + q . b, so the
-        few queries are taken to the width of the inputs, instead of all n inputs to keys. q . b is the same for all
-        inputs, so the softmax does not see it.
+        Plain: attention_map(q, split_heads(key(x_hat)), valid). Fast: q . (W_k x + b) = (W_k^T q) . x + q . b,
+        so the few queries are taken to the width of the inputs, instead of all n inputs to keys. q . b is the
+        same for all inputs, so the softmax does not see it.
         """
         asking = self.latents[R] if self.config.n_latent else gather_rows(x_hat, R)  # (B, |R|, d)
         q = self.first.split_heads(self.first.queries(asking))  # (B, h, |R|, d_k)
@@ -290,8 +299,9 @@ class SMA(nn.Module):
 
     def encode(self, x_hat: Tensor, key_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """
-        The encoder, over the inputs that it is given: x_hat (B, u, embed_dim), key_mask (B, u) bool, False = padding,
-        or None. Returns H (B, l, d), and which rows of H count: None for a Perceiver, all of whose latents do.
+        The encoder, over the inputs that it is given: x_hat (B, u, embed_dim), key_mask (B, u) bool, False =
+        padding, or None. Returns H (B, l, d), and which rows of H count: None for a Perceiver, all of whose
+        latents do.
         """
         asking = self.latents[None] if self.config.n_latent else x_hat  # (1 or B, l, d)
         H = asking + self.first.attend(self.first.queries(asking), x_hat, key_mask)
@@ -306,8 +316,9 @@ class SMA(nn.Module):
         Eq. 6 at the positions index (B, m) -> predictions (B, m, 262 or d_raw).
 
         Plain: decoder(layer.queries(P[index]), H). Fast: queries do not depend on the sample, so those of all
-        positions are projected once, not once a sample, and then picked. With decode_pieces > 1 the positions are
-        answered in pieces, and the backward pass computes each piece again, so that the memory is that of one piece.
+        positions are projected once, not once a sample, and then picked. With decode_pieces > 1 the positions
+        are answered in pieces, and the backward pass computes each piece again, so that the memory is that of
+        one piece.
         """
         queries = self.decoder.layer.queries(self.P)  # (seq_len, qk_dim)
 
@@ -340,7 +351,7 @@ class SMA(nn.Module):
 
 
 def build(config: dict, **more) -> SMA:
-    """A model from a stage's knobs or a checkpoint's model_args. `more` are the fields that come from the data."""
+    """A model from a stage's knobs or a checkpoint's model_args. `more`: fields that come from the data."""
     names = {field.name for field in fields(SMAConfig)}
     settings = {name: value for name, value in config.items() if name in names}
     settings.update(more)
@@ -411,7 +422,8 @@ def walk():
     print_shape('R', R, 'the drawn queries, here the first two of each sample')
     print_shape('A', A, 'Eq. 2: softmax(Q_R K^T / sqrt(d_k)), a map for each head and query')
     print_shape('v', v, 'Eq. 4 and 5: added up over heads and queries')
-    print_shape('hidden', hidden, f'Eq. 3: the top round(r n) = {hidden.sum(1).tolist()} of each, True = hidden')
+    n_hidden = hidden.sum(1).tolist()
+    print_shape('hidden', hidden, f'Eq. 3: the top round(r n) = {n_hidden} of each, True = hidden')
 
     m = round(masking.mask_ratio * n)
     hidden_at, hidden_filled = mask_to_indices(hidden, m)
