@@ -42,7 +42,7 @@ from util.splits import DRAW, DRAW_VAL, SPLITS
 from util.tables import TABLES
 
 # knobs of `python data.py NAME`; the stages have the same
-dataset = ''  # a name that `python data.py` lists, or a file, or a folder of images
+dataset: str | None = None  # a name that `python data.py` lists, or a file, or a folder of images
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # csv: a text column, or numbers 'a,b,c'; None = all but the label. npz: 'X'
 label_column: str | None = None  # csv: the label's column, -1 = the last. npz: 'y'
@@ -166,6 +166,9 @@ class Dataset:
         self.width_step = 1  # widths of bytes are multiples of it
         self.max_len = None  # most tokens of a row, CLS and SEP included; a longer sequence loses its end
         self.n_cut = 0  # how many do
+
+    def same_as(self, fingerprint):
+        return fingerprint == self.fingerprint
 
     def draw(self, rows, val_share, test_share, seed):
         """

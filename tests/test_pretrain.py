@@ -72,10 +72,11 @@ def test_masks_of_tables_anneal_unless_told_otherwise(run, request, tmp_path, da
     assert same(plain, said) and not same(plain, other)
 
 
-def test_a_run_that_is_all_warm_up_is_told_so(run, table):
-    for options, told in ((['--epochs=1'], True), (['--epochs=1', '--warmup_steps=3'], False)):
-        out = run('pretrain.py', *TINY, *table, '--warmup_steps=10', *options).stdout  # ten steps a pass
-        assert ('10 steps in all, which the warm-up takes' in out) == told
+@pytest.mark.parametrize('warmup_steps, message', [
+    (10, 'only 10 steps, all of them warm-up'), (6, 'only 10 steps, most of them warm-up'), (3, None)])
+def test_a_run_that_is_mostly_warm_up_is_warned_of(run, table, warmup_steps, message):
+    out = run('pretrain.py', *TINY, *table, f'--warmup_steps={warmup_steps}', '--epochs=1').stdout
+    assert 'warning: ' + message in out if message else 'warm-up' not in out
 
 
 @pytest.mark.parametrize('n_latent', [0, 4])
@@ -112,7 +113,10 @@ def run_and_stop(tmp_path, options, sent=signal.SIGTERM):
 
 
 def test_the_log_of_a_resumed_run_is_that_of_one_piece(run, table, tmp_path):
-    """Stopped between two lines of the log: the next line's averages cover all of its steps."""
+    """
+    Killed between two lines of the log. The first line after --resume averages over the steps since the save;
+    all lines before it and after it are those of a run that was not killed.
+    """
     options = [*TINY, *table, '--log_interval=10', '--save_interval=3', '--eval_interval=40']
     run('pretrain.py', *options, '--max_steps=40', '--out_dir=uncut')
     with open(tmp_path / 'cut.py', 'w') as f:  # dies at step 17, as by kill -9: after the save of step 15
@@ -123,24 +127,70 @@ def test_the_log_of_a_resumed_run_is_that_of_one_piece(run, table, tmp_path):
                             env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True)
     assert killed.returncode == 9
     run('pretrain.py', *options, '--max_steps=40', '--out_dir=cut', '--resume')
-    a, b = ([{k: v for k, v in entry.items() if k != 'tokens_per_s'} for entry in log(tmp_path / name)]
-            for name in ('cut', 'uncut'))
-    assert a == b and [entry['step'] for entry in a] == [10, 20, 30, 40]
+    cut, uncut = log(tmp_path / 'cut'), log(tmp_path / 'uncut')
+    for entry in cut + uncut:
+        del entry['tokens_per_s']
+    assert [entry['step'] for entry in cut] == [10, 20, 30, 40]
+    assert cut[0] == uncut[0] and cut[2:] == uncut[2:]
+    at_step_20 = ('lr', 'grad_norm', 'masked')
+    assert all(cut[1][name] == uncut[1][name] for name in at_step_20)
     assert same(weights(tmp_path / 'cut/last.pt'), weights(tmp_path / 'uncut/last.pt'))
 
 
-def test_a_new_run_is_not_resumed_with_the_weights_of_an_old_one(run, table, tmp_path):
-    """And those are kept: an order to train anew by mistake loses nothing."""
+def run_files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in ('.pt', '.jsonl')}
+
+
+def test_an_earlier_run_is_kept_until_the_new_one_saves_and_after(run, table, tmp_path):
+    """To train anew by mistake loses nothing, however often, and whenever it is stopped."""
+    table = [*table, '--val_share=0.2']
     run('pretrain.py', *TINY, *table, '--max_steps=4')
-    first = weights(tmp_path / 'out/last.pt')
+    first = run_files(tmp_path / 'out')
+    assert first.keys() == {'last.pt', 'best.pt', 'log.jsonl'}
     long = [*TINY, *table, '--max_steps=1000000', '--save_interval=1000000', '--eval_interval=1000000']
     process = subprocess.Popen([sys.executable, str(ROOT / 'pretrain.py'), *long], cwd=tmp_path,
                                stdout=subprocess.PIPE, text=True)
     wait_for('step 2:', process)
     process.kill()  # before its first save
     process.wait()
-    assert 'resumed' not in run('pretrain.py', *TINY, *table, '--max_steps=4', '--resume').stdout
-    assert same(weights(tmp_path / 'out/previous.pt'), first)
+    assert run_files(tmp_path / 'out') == first
+    assert 'resumed out/last.pt at step 4' in run('pretrain.py', *TINY, *table, '--max_steps=4', '--resume').stdout
+    assert run_files(tmp_path / 'out') == first
+    out = run('pretrain.py', *TINY, *table, '--max_steps=8', '--seed=1').stdout
+    assert 'holds an earlier run' in out and run_files(tmp_path / 'out/previous-1') == first
+    second = run_files(tmp_path / 'out')
+    assert torch.load(tmp_path / 'out/last.pt', weights_only=True)['step'] == 8
+    assert [entry['step'] for entry in log(tmp_path / 'out')] == [2, 4, 6, 8]
+    run('pretrain.py', *TINY, *table, '--max_steps=4', '--seed=2')
+    assert run_files(tmp_path / 'out/previous-1') == first and run_files(tmp_path / 'out/previous-2') == second
+
+
+def test_resume_without_last_pt_loses_nothing(run, table, tmp_path):
+    run('pretrain.py', *TINY, *table, '--max_steps=4')
+    (tmp_path / 'out/last.pt').rename(tmp_path / 'elsewhere.pt')
+    left = run_files(tmp_path / 'out')
+    out = run('pretrain.py', *TINY, *table, '--max_steps=4', '--resume', '--seed=1').stdout
+    assert 'there is no out/last.pt' in out and run_files(tmp_path / 'out/previous-1') == left
+
+
+def test_resume_of_a_finished_run_says_that_there_is_nothing_to_do(run, table, tmp_path):
+    run('pretrain.py', *TINY, *table, '--max_steps=4')
+    before = run_files(tmp_path / 'out')
+    out = run('pretrain.py', *TINY, *table, '--max_steps=4', '--resume').stdout
+    assert 'nothing is left to do' in out and 'wrote' not in out and run_files(tmp_path / 'out') == before
+
+
+@pytest.mark.parametrize('signal_sent', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_the_start_leaves_an_earlier_run_alone_or_keeps_it(run, table, tmp_path, signal_sent):
+    run('pretrain.py', *TINY, *table, '--max_steps=4')
+    first = run_files(tmp_path / 'out')
+    process = subprocess.Popen([sys.executable, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000'],
+                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for('device: ', process)
+    process.send_signal(signal_sent)
+    process.communicate(timeout=60)
+    kept = tmp_path / 'out/previous-1' if (tmp_path / 'out/previous-1').exists() else tmp_path / 'out'
+    assert run_files(kept) == first
 
 
 def test_resume_refuses_data_that_have_changed(run, table, tmp_path):
@@ -176,7 +226,7 @@ def test_what_is_not_finite_is_never_saved(run, table, tmp_path):
     run('pretrain.py', *TINY, *table, '--max_steps=8', '--out_dir=good')
     before = (tmp_path / 'good/last.pt').read_bytes()
     run('pretrain.py', *TINY, *table, '--max_steps=8', '--out_dir=good', '--lr=1e38', '--min_lr=1e38', status=2)
-    assert (tmp_path / 'good/previous.pt').read_bytes() == before
+    assert (tmp_path / 'good/last.pt').read_bytes() == before  # the new run has saved nothing
 
 
 def test_a_skipped_step_is_counted(run, table, tmp_path, monkeypatch):
@@ -336,7 +386,7 @@ def test_log_and_checkpoints(run, table, tmp_path, mask):
     assert list(values) == [4, 8, 12] and best['step'] == min(values, key=values.get) and last['step'] == 12
     assert best['best'] == min(values.values()) and last['config']['mask'] == mask
     assert last['norm']['kind'] == 'quantile' and last['model_args']['seq_len'] == 5
-    assert last['columns'] == ['a', 'b', 'c', 'd', 'e'] and lines[0]['lr'] == lr_at(1, 12, 1e-3, 0.0, 2)
+    assert last['columns'] == ['a', 'b', 'c', 'd', 'e'] and lines[0]['lr'] == lr_at(1, 12, dict(lr=1e-3, min_lr=0.0, warmup_steps=2))
     assert all((line.get('val_loss') == line.get('val_loss_random')) == (mask == 'random') for line in lines[1::2])
 
 
@@ -347,9 +397,9 @@ def test_entropy_tells_a_stuck_mask():
     run = SimpleNamespace(world=1, rank=0, device='cpu')
 
     def entropy(hidden):
-        since = Interval(8, run)
-        since.add(torch.tensor(1.0), hidden, None, 8, len(hidden))
-        values = since.report(1, 0.1, torch.tensor(1.0))
+        interval = Interval(8, 0, run)
+        interval.add(torch.tensor(1.0), hidden, None, 8, len(hidden))
+        values = interval.report(1, 0.1, torch.tensor(1.0))
         return [values[k] for k in ('mask_entropy', 'hidden_least', 'hidden_most')]
     turns = torch.arange(10)[:, None] % 2 == torch.arange(8) % 2
     assert entropy(turns) == pytest.approx([1, 0.5, 0.5])

@@ -151,7 +151,7 @@ def must_match(old, new, what, defaults=None):
             fail(f'{what} was made with {k}={was}, this run has {k}={new[k]}: make them the same')
 
 
-def check_state(optimizer, state, path):
+def check_optimizer_state(optimizer, state, path):
     """Fails unless the saved state fits this optimizer: fused AdamW would write past the end of another's."""
     params, own = [p for group in optimizer.param_groups for p in group['params']], optimizer.state_dict()
     try:

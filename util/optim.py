@@ -8,21 +8,26 @@ import torch.nn as nn
 from util.errors import fail
 
 
-def make_optimizer(model, lr, weight_decay, device):
+def make_optimizer(model, config, device):
     """AdamW, betas 0.9, 0.999 (appendix B); only matrices of Linear decay: no embedding, P, latent or bias."""
     matrices = {m.weight for m in model.modules() if isinstance(m, nn.Linear)}
-    groups = [dict(params=[p for p in model.parameters() if p in matrices], weight_decay=weight_decay),
+    groups = [dict(params=[p for p in model.parameters() if p in matrices], weight_decay=config['weight_decay']),
               dict(params=[p for p in model.parameters() if p not in matrices], weight_decay=0.0)]
     fused = torch.device(device).type in ('cuda', 'cpu')
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=fused)
+    return torch.optim.AdamW(groups, lr=config['lr'], betas=(0.9, 0.999), fused=fused)
 
 
-def lr_at(step, total, lr, min_lr, warmup_steps):
+def lr_at(step, total, config):
     """Linear warm-up, then a cosine from lr to min_lr at the last step."""
+    lr, min_lr, warmup_steps = config['lr'], config['min_lr'], config['warmup_steps']
     if step < warmup_steps:
         return lr * (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(total - warmup_steps, 1)
     return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def cosine(step, total, start, end):
+    return lr_at(step, total, dict(lr=start, min_lr=end, warmup_steps=0))
 
 
 def make_scaler(run):

@@ -19,10 +19,15 @@ from tqdm import tqdm
 from util.errors import fail, printable
 from util.files import atomic_write
 
+# knobs
+device = 'auto'  # auto = cuda, else mps, else cpu
+dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
+
 
 def set_up(config):
     """Finds device and ranks, and says so. -> namespace: device, dtype, autocast, compile, rank, world"""
     run = SimpleNamespace(rank=int(os.environ.get('RANK', 0)), world=int(os.environ.get('WORLD_SIZE', 1)))
+    run.is_main = run.rank == 0
     device = config['device']
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
@@ -167,7 +172,7 @@ def finish(run):
         dist.destroy_process_group()
 
 
-def syncing(model, run, last):
+def no_sync(model, run, last):
     """Context of a micro-batch's two passes: processes add up their gradients in the last one alone."""
     return nullcontext() if run.world == 1 or last else model.no_sync()
 
