@@ -8,8 +8,9 @@ these defaults, so a typo stops the run and never passes in silence.
 A config file is Python code. It sees all knobs, those of the command line with their final values, so it may
 say `dropout = 0.1 if task == 'esol' else 0.0`.
 
-Knobs that several scripts share are declared in one file. A script names such files in one line,
-`SHARED_KNOBS = ('data.py',)`, and reads these knobs from the dict that configure returns.
+Knobs that several scripts share are declared once, in one of them. The others name it in one line,
+`SHARED_KNOBS = ('data.py', 'pretrain.py: model')` (all of a file, or what stands under a heading in it), and
+read these knobs from the dict that configure returns.
 """
 
 import ast
@@ -85,27 +86,31 @@ def find_knobs(script) -> tuple[dict, str]:
     tree = ast.parse(source)
     knobs = {}
     help_text = (ast.get_docstring(tree) or '').strip() + '\n'
-    for file in shared_files(tree):
-        shared, shared_help = read_knobs((ROOT / file).read_text(encoding='utf-8'))
+    for place in shared_places(tree):
+        file, _, heading = place.partition(': ')
+        shared, shared_help = read_knobs((ROOT / file).read_text(encoding='utf-8'), heading)
         knobs.update(shared)
-        help_text += f'\nshared with other scripts ({file})\n' + shared_help.lstrip('\n')
+        help_text += shared_help
     own, own_help = read_knobs(source)
     knobs.update(own)
     return knobs, help_text + own_help
 
 
-def shared_files(tree):
-    """The files that a script names in its line SHARED_KNOBS = (..)."""
+def shared_places(tree):
+    """The places that a script names in its line SHARED_KNOBS = (..)."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) == 'SHARED_KNOBS':
             return ast.literal_eval(node.value)
     return ()
 
 
-def read_knobs(source):
-    """The knobs that the source itself declares, and their lines of help under the headings of the source."""
+def read_knobs(source, only_heading=''):
+    """
+    The knobs that the source itself declares, and their lines of help. A comment line right above a knob is a
+    heading, for that knob and those after it. only_heading: what the heading of the wanted knobs starts with.
+    """
     lines = source.split('\n')
-    knobs, help_text = {}, ''
+    knobs, help_text, heading = {}, '', ''
     for node in ast.parse(source).body:
         name, annotation = declared_name(node)
         if name is None:
@@ -114,10 +119,15 @@ def read_knobs(source):
         types = types_of(default, annotation)
         if types is None:
             continue
-        knobs[name] = Knob(default, types)
         line_above = lines[node.lineno - 2]
-        if line_above.startswith('#'):
-            help_text += '\n' + line_above.strip('#-= ') + '\n'
+        is_first = line_above.startswith('#')
+        if is_first:
+            heading = line_above.strip('#-= ')
+        if not heading.startswith(only_heading):
+            continue
+        knobs[name] = Knob(default, types)
+        if is_first:
+            help_text += f'\n{heading}\n'
         after_value = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()  # columns count bytes
         comment = after_value.partition('#')[2]
         help_text += f'  --{name}={default!r}'.ljust(40) + comment + '\n'

@@ -49,7 +49,6 @@ n_latent = 0  # latents of a Perceiver; 0 = a Transformer
 mlp_ratio = 4  # width of an MLP over v_dim
 dropout = 0.0  # of embeddings, attention and MLP
 drop_path = 0.0  # chance that a sample skips a block's attention or MLP
-decode_pieces = 1  # more: the decoder works piece by piece, which is slower and saves memory (images)
 # mask
 mask = 'guided'  # the paper's method; its baseline is random; masking.py has more: guided_exact, word, patch
 mask_ratio = 0.5  # r, the share of the inputs hidden
@@ -58,6 +57,7 @@ mask_anneal: float | None = None  # share of the steps that tighten from random;
 # optimiser
 batch_size = 256  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step, for batches that do not fit in memory
+decode_pieces = 1  # more: the decoder works piece by piece, which is slower and saves memory (images)
 epochs = 3  # passes over the training rows
 max_steps: int | None = None  # optimiser steps; None = what the epochs take
 lr = 1e-3  # peak learning rate
@@ -81,7 +81,7 @@ MAY_CHANGE = {'resume', 'init_from', 'out_dir', 'data_dir', 'epochs', 'max_steps
               'dtype', 'compile', 'decode_pieces', 'log_interval', 'eval_interval', 'save_interval'}
 
 
-def main():
+def main():  # noqa: C901 (the story, told in one piece)
     # ---- settings
     config = configure(globals())
     checks.check_numbers(config, ('log_interval', 'eval_interval', 'save_interval'))
@@ -157,10 +157,11 @@ def main():
             random_fraction = torch.full((), fraction, device=run.device)
 
         for micro_step in range(accumulation):
-            # x (B, n) int64 or (B, n, d_raw) float32, valid (B, n) bool or None; step_rows: all rows of the step
+            # x (B, n) int64 or (B, n, d_raw) float32, valid (B, n) bool or None; step_rows: all rows of the
+            # step
             x, valid, _, step_rows = next(batches)
-            # Random numbers (crops, masks, dropout) are seeded by (seed, step, micro-batch): two processes do what
-            # one does with accumulation=2, and a resumed run needs no generator's state.
+            # Random numbers (crops, masks, dropout) are seeded by (seed, step, micro-batch): two processes do
+            # what one does with accumulation=2, and a resumed run needs no generator's state.
             runtime.seed_all(seed, step, micro_step * run.world + run.rank)
             x = data.inputs(x, scale=(0.2, 1.0))  # images: a random crop, as in the authors' code
             lengths = data.lengths(step_rows)  # (batch_size,) inputs of each row
@@ -330,10 +331,10 @@ class Interval:
         """
         The values of a line of the log. All but the loss are of rank 0's samples.
 
-        mask_entropy   how evenly the inputs take turns at being hidden: the entropy of how often each is hidden,
-                       over that of equal shares. 1 = all alike, near 0 = always the same few.
-        hidden_least, hidden_most   how often the input is hidden that is hidden least, and most. 0 and 1 where the
-                       masks have collapsed onto a few inputs.
+        mask_entropy   how evenly the inputs take turns at being hidden: the entropy of how often each is
+                       hidden, over that of equal shares. 1 = all alike, near 0 = always the same few.
+        hidden_least   how often the input is hidden that is hidden least, and
+        hidden_most    most. 0 and 1 where the masks have collapsed onto a few inputs.
         skipped        steps that were left out, if there were any
         """
         n_skipped = int(self.n_skipped)

@@ -97,7 +97,7 @@ def test_the_table_has_a_row_for_no_model_at_all(run, table, tmp_path):
         done = run('finetune.py', *FINE, '--dataset=s.csv', '--input_column=one,two', f'--label_column={label}',
                    '--split_column=split', '--init_from=scratch', '--out_dir=ft', '--epochs=1', '--lr=1e-9')
         assert f'| always {what} | {score:.4f} | ' in done.stdout
-        assert '1 of them answer all rows alike |' in done.stdout
+        assert '1 of them predict the same for all rows |' in done.stdout
 
 
 def test_a_file_that_has_changed_since_is_said(run, table, tmp_path):

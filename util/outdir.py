@@ -36,11 +36,11 @@ class OutputDir:
         """To be called by a run that starts anew. One that goes on finds its own files in the folder."""
         if self.run.is_main and run_files(self.path):
             self.has_earlier_run = True
-            print0(self.run, f'{self.path} holds an earlier run. When this run first saves, the earlier one moves to '
-                             f'{free_name(self.path)}. To go on with the earlier one, stop now and add --resume.')
+            print0(self.run, f'{self.path} holds an earlier run. It moves to {free_name(self.path)} when '
+                             'this run first saves. To go on with it instead, stop now and add --resume.')
 
     def log(self, **values):
-        """One JSON object a line in log.jsonl. A number that is not finite, which JSON does not have, is null."""
+        """One JSON object a line in log.jsonl. JSON has no infinity and no NaN: they become null."""
         if not self.run.is_main:
             return
         for name, value in values.items():
@@ -55,7 +55,7 @@ class OutputDir:
         if not self.run.is_main:
             return
         if self.has_earlier_run:
-            new = self.path / f'new-{name}'  # the earlier run stays in its place until this file is whole
+            new = self.path / f'{name}.new'  # the earlier run stays in its place until this file is whole
             checkpoint.save(new, saved)
             self.move_earlier_run()
             new.replace(self.path / name)

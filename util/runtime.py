@@ -164,6 +164,15 @@ def sum_ranks(t, run):
     return t
 
 
+def decide_on_main(value, run):
+    """Rank 0's value of a bool, on every rank: another rank could see another state of the disk."""
+    if run.world == 1:
+        return value
+    flag = torch.tensor(float(value), device=run.device)
+    dist.broadcast(flag, 0)
+    return bool(flag)
+
+
 def finish(run):
     """Leaves the process group, all together, and without old DDP wrappers, whose threads would outlive it."""
     if run.world > 1:
