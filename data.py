@@ -50,22 +50,22 @@ drop_column: str | None = None  # csv: columns 'a,b' that are no inputs
 split_column: str | None = None  # csv: a column that says train, val or test
 val_file: str | None = None  # validation rows in a file of their own
 test_file: str | None = None  # test rows in a file of their own
-val_share = 0.02  # without those: the share of rows drawn for validation
-test_share = 0.1  # and for the test
-split_seed = 0  # another number draws other rows
+val_share: float | None = None  # without those: the share of rows drawn for validation
+test_share: float | None = None  # and for the test
+split_seed: int | None = None  # another number draws other rows
 missing: str | None = None  # a number that is missing: mean, or drop its row; None = an error
 header: bool | None = None  # csv: the first line has the names; None = unless it holds only numbers
 quotes: bool | None = None  # csv: False = quotation marks mean nothing
 window: int | None = None  # text: join the lines, cut windows of so many bytes; None = a line a sequence
-image_size = 192  # images: side in pixels that the model sees
+image_size: int | None = None  # images: side in pixels that the model sees
 PAD, CLS, SEP = 0, 4, 5  # ids of Perceiver IO: byte b is b + FIRST_BYTE
 TOKENS = 2 ** 16  # in a batch that a GPU scores, or more if batch_size has
-PREPARE_KNOBS = defaults_of(__file__)
+PREPARE_KNOBS = {**defaults_of(__file__), 'val_share': 0.02, 'test_share': 0.1, 'split_seed': 0, 'image_size': 192}
 
 
 def open_dataset(dataset, **knobs):
     """The data set of this name, file or folder, prepared if need be. knobs: those of prepare.py."""
-    knobs = {**PREPARE_KNOBS, 'dataset': dataset, **knobs}
+    knobs = {**PREPARE_KNOBS, 'dataset': dataset, **{k: v for k, v in knobs.items() if v is not None}}
     return Dataset(prepare(knobs), knobs['val_share'], knobs['test_share'], knobs['split_seed'])
 
 
@@ -87,6 +87,13 @@ def data_knobs(config, checkpoint=None):
         knobs['input_column'] = knobs['input_column'] or named
     knobs['categories'] = (checkpoint or {}).get('categories') or None
     return knobs
+
+
+def settle_knobs(config, checkpoint=None):
+    """Writes into a stage's config what the knobs about data come to, in place of None."""
+    for name, value in data_knobs(config, checkpoint).items():
+        if name in config:
+            config[name] = value
 
 
 def open_data(config, run, checkpoint=None):

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configurator import configure, defaults_of
-from data import Dataset, data_knobs, micro_batches, name_of, open_data
+from data import Dataset, micro_batches, name_of, open_data, settle_knobs
 from eval import outputs
 from model import build
 from util import augment as augmentation
@@ -102,9 +102,7 @@ def main():
     if config['dataset'] is None and first is None:
         config['dataset'] = 'collider'
     data, config['seq_len'] = open_data(config, run, first)
-    for name, value in data_knobs(config, first).items():
-        if name in config:
-            config[name] = value
+    settle_knobs(config, first)
     config['max_len'] = data.max_len
     task, rows, note = tasks.infer_task(data, target, metric)
     if note:

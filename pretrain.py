@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from configurator import configure, defaults_of
-from data import micro_batches, name_of, open_data
+from data import micro_batches, name_of, open_data, settle_knobs
 from eval import masked_loss
 from masking import Masking
 from model import build
@@ -97,6 +97,7 @@ def main():  # noqa: C901 (the story, told in one piece)
     # ---- data
     initial = load_initial(config)  # the checkpoint to start from, or None
     data, config['seq_len'] = open_data(config, run)
+    settle_knobs(config)
     if initial:
         runtime.warn(run, checks.check_fits(data, initial))
     train_rows = data.rows('train')

@@ -15,7 +15,7 @@ import masking
 from data import PREPARE_KNOBS, open_dataset
 from masking import SPACES
 from model import SMA, SMAConfig
-from util import plots
+from util import mask_statistics, plots
 from util.checkpoint import save
 from util.collider import HIGGS_COLUMNS
 from util.scaling import fit_norm
@@ -84,8 +84,8 @@ def test_measure_is_what_loops_count():
     rows = hidden.tolist()
     ids = torch.randint(6, 262, (30, 36))
     ids[:, ::5] = SPACES[0]
-    image = eval_py.measure(hidden, {'there': other, 'not asked': None}, None, True, {})
-    text = eval_py.measure(hidden, {}, ids, False, {})
+    image = mask_statistics.measure(hidden, {'there': other, 'not asked': None}, None, True, {})
+    text = mask_statistics.measure(hidden, {}, ids, False, {})
     assert [*image] == ['also hidden there', 'hidden neighbours of a hidden pixel, share'] and len(text) == 2
     for b, h in enumerate(rows):
         shared = [o for o, was in zip(other[b].tolist(), h) if was]
@@ -104,7 +104,7 @@ def test_pairs_are_what_loops_count():
     often = torch.tensor([0.2, 0.4, 0.5, 0.5, 0.8, 0.9])
     hidden = torch.rand(50, 6, generator=torch.Generator().manual_seed(0)) < often
     hidden[:, 2] = hidden[:, 3]
-    values = eval_py.measure(hidden, {}, None, False, {'some': [(0, 1), (2, 3)], 'one': [(4, 5)]})
+    values = mask_statistics.measure(hidden, {}, None, False, {'some': [(0, 1), (2, 3)], 'one': [(4, 5)]})
     both = [((r[0] and r[1]) + (r[2] and r[3])) / 2 for r in hidden.tolist()]
     np.testing.assert_allclose(values['some: both hidden'], both)
     C = np.corrcoef(hidden.numpy().T)
@@ -113,7 +113,7 @@ def test_pairs_are_what_loops_count():
 
 
 def test_higgs_groups_are_of_one_object():
-    *objects, masses = eval_py.HIGGS_GROUPS.values()
+    *objects, masses = mask_statistics.HIGGS_GROUPS.values()
     assert [[*map(len, groups)] for groups in objects] == [[3], [2], [4] * 4] and len(masses) == 11
     for names in (names for groups in objects for names in groups):
         assert len({name.split('_')[0] for name in names}) == 1
@@ -124,7 +124,7 @@ def test_reconstruction_leaves_visible_inputs_alone():
     model = tiny_model(2, 9)
     x, hidden = torch.randn(4, 9, 2), torch.rand(4, 9).argsort(1) < 3
     with torch.no_grad():
-        answer, x_hat = eval_py.reconstruct(model, x, hidden), model.embed(x)
+        answer, x_hat = mask_statistics.reconstruct(model, x, hidden), model.embed(x)
         assert torch.equal(answer[~hidden], x[~hidden])
         for b in range(4):  # one sample, one hidden input at a time
             H, H_filled = model.encode(x_hat[b:b + 1, ~hidden[b]])
@@ -404,7 +404,7 @@ def test_predictions_of_pictures_have_their_names(run, tmp_path):
     y, z = read_predictions(tmp_path / 'new.predictions.csv')
     assert (y.pop('row'), z.pop('row')) == ('y.png', 'z.png') and y == z and [*y] == ['prediction', 'p(a)', 'p(b)']
     run('eval.py', *ckpt, '--embed=p')
-    names = (tmp_path / 'p.embeddings.txt').read_text().split()
+    names = (tmp_path / 'p.embeddings.rows.txt').read_text().split()
     assert names == [f'a/{i:02}.png' for i in range(0, 24, 2)] + [f'b/{i:02}.png' for i in range(1, 24, 2)]
     assert np.load(tmp_path / 'p.embeddings.npy').shape == (24, 16)
 
@@ -417,7 +417,7 @@ def test_embeddings_of_a_users_file(run, tmp_path):
     assert '120 vectors of 16' in run('eval.py', '--ckpt=pre', '--embed=t.csv').stdout
     vectors = np.load(tmp_path / 't.embeddings.npy')
     assert vectors.shape == (120, 16) and vectors.dtype == np.float32
-    assert (tmp_path / 't.embeddings.txt').read_text().split() == [str(i) for i in range(1, 121)]
+    assert (tmp_path / 't.embeddings.rows.txt').read_text().split() == [str(i) for i in range(1, 121)]
     two = [','.join(lines[i].split(',')[:4]) for i in (7, 2)]
     (tmp_path / 'two.csv').write_text('\n'.join(['a,b,c,d', *two]))
     run('eval.py', '--ckpt=pre', '--embed=two.csv', '--embed_out=x/v.npy')

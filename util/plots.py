@@ -1,14 +1,17 @@
 """Drawing, with matplotlib where it is installed."""
 
+import json
 import math
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from masking import FIRST_BYTE
+from util.errors import fail
 from util.files import atomic_write
 
 
@@ -99,3 +102,31 @@ def text_sheet(texts, out, width=100):
         for i, line in enumerate(lines):
             for j, (c, h) in enumerate(zip(*line)):
                 ax.text(j + 0.5, i + 0.75, c, ha='center', size=9, family='monospace', color='kw'[h])
+
+
+SHOWN = ('loss', 'val_loss', 'val_loss_random', 'val_score', 'mask_entropy', 'hidden_least', 'hidden_most')
+
+
+def panels_of_logs(folders):
+    """What the log.jsonl in these folders say, as plot() takes it: {what: {label: [(step, value), ..]}}."""
+    panels = {}
+    for folder in folders:
+        for entry in read_log(folder):
+            label = folder
+            if 'init_from' in entry:
+                label += ': {init_from} lr {lr:g} seed {seed}'.format(**entry)
+            for name in SHOWN:
+                value = entry.get(name)
+                if value is not None:  # null: the number was not finite
+                    curves = panels.setdefault(name, {})
+                    curves.setdefault(label, []).append((entry['step'], value))
+    return panels
+
+
+def read_log(folder):
+    """The entries of a log.jsonl. Its last line may be half written."""
+    try:
+        lines = (Path(folder) / 'log.jsonl').read_text().splitlines()
+        return [json.loads(line) for line in lines if line.endswith('}')]
+    except (OSError, ValueError) as error:
+        fail(f'runs={folder}: no log of pretrain.py or finetune.py there: {error}')
