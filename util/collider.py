@@ -31,6 +31,8 @@ M_W = 80.4
 M_B = 4.7
 
 SIGNAL_SHARE = 0.53  # as in UCI HIGGS
+PT_CUT = 20.0  # GeV: the lepton and each jet have at least that much,
+ETA_CUT = 2.5  # and are not closer to the beams than that
 JETS = ('b1', 'b2', 'q1', 'q2', 'isr')  # the partons that make jets, two b quarks first
 
 HIGGS_COLUMNS = [
@@ -175,11 +177,8 @@ def detect(truth, rng):
     lepton = massless(lepton_pt, lepton_eta, lepton_phi)
     met = measure_met(lepton, massless(jets.pt, jets.eta, jets.phi), rng)  # (n, 2): px and py
 
-    in_reach = (jets.pt > 20) & (abs(jets.eta) < 2.5)
-    hardest_first = np.argsort(np.where(in_reach, -jets.pt, 0), 1)
-    jets = jets.pick(hardest_first[:, :4])  # the gluon may be among the four
-    passed = (lepton_pt > 20) & (abs(lepton_eta) < 2.5)
-    passed = passed & (in_reach.sum(1) >= 4) & (jets.btag.sum(1) > 0)
+    jets, jets_pass = hardest_four(jets)
+    passed = jets_pass & (lepton_pt > PT_CUT) & (abs(lepton_eta) < ETA_CUT)
 
     met_size = np.sqrt((met**2).sum(1))
     columns = [lepton_pt, lepton_eta, lepton_phi, met_size, np.arctan2(met[:, 1], met[:, 0])]
@@ -197,13 +196,13 @@ def measure_lepton(lepton, rng):
     return pt, eta, phi
 
 
-def measure_jets(quarks, rng):
+def measure_jets(momenta, rng):
     """
-    quarks (n, 5, 4) in the order of JETS -> Jets (n, 5). The energy of a jet fluctuates with the number of the
-    particles in it, so by 1 / sqrt(E), and its direction a little. Of the b quarks 80 % get the loose b-tag and
-    65 % the tight one; of the others 8 % and 2 % do, by mistake.
+    True four-momenta (n, 5, 4) in the order of JETS -> Jets (n, 5). The energy of a jet fluctuates with the
+    number of the particles in it, so by 1 / sqrt(E), and its direction a little. Of the b quarks 80 % get the
+    loose b-tag and 65 % the tight one; of the others 8 % and 2 % do, by mistake.
     """
-    pt, eta, phi = pt_eta_phi(quarks)
+    pt, eta, phi = pt_eta_phi(momenta)
     resolution = np.hypot(1 / np.sqrt(pt * np.cosh(eta)), 0.1)
     pt = pt * np.maximum(1 + resolution * rng.normal(size=pt.shape), 0.1)
     eta = rng.normal(eta, 0.05)
@@ -225,6 +224,17 @@ def measure_met(lepton, jets, rng):
     return rng.normal(-seen[:, 1:3], 15.0)
 
 
+def hardest_four(jets):
+    """
+    Jets (n, 5) -> the four of largest pt, Jets (n, 4), the gluon perhaps among them; and where they pass the
+    cuts: four jets within reach of the detector, of which one has a b-tag, (n,) bool.
+    """
+    in_reach = (jets.pt > PT_CUT) & (abs(jets.eta) < ETA_CUT)
+    hardest_first = np.argsort(np.where(in_reach, -jets.pt, 0), 1)
+    jets = jets.pick(hardest_first[:, :4])
+    return jets, (in_reach.sum(1) >= 4) & (jets.btag.sum(1) > 0)
+
+
 # -----------------------------------------------------------------------------
 # what physicists compute from the measurement
 
@@ -234,6 +244,7 @@ def neutrino(lepton, lepton_pt, lepton_eta, met):
     the two solutions of this quadratic equation the one with the smaller |pz| is taken; where they are complex
     (met was measured badly), their real part.
     """
+    # m_W^2 / 2 = E_l E_nu - p_l . p_nu, in which all but pz is known; a is the part that is known
     met_squared = (met**2).sum(1)
     a = M_W**2 / 2 + (lepton[:, 1:3] * met).sum(1)
     root = lepton[:, 0] * np.sqrt(np.maximum(a**2 - lepton_pt**2 * met_squared, 0))
