@@ -168,22 +168,25 @@ def reads_as_number(text):
 def refuse_numbers_with_a_few_texts(dataset):
     """One label '<0.01' must not turn a regression into hundreds of classes."""
     like_numbers, texts = count_texts(dataset)
-    n_numbers, n_texts = sum(like_numbers.values()), sum(texts.values())
     values = np.array([float(name) for name in like_numbers])
-    if len(values) > 1 and n_numbers > n_texts and not look_like_classes(np.unique(values)):
-        fail(f'{n_numbers:,} of {n_numbers + n_texts:,} labels of {dataset.name} are numbers, {n_texts:,} are '
-             f'not: {examples(dataset, texts)}. Correct them or leave these cells empty; or pass '
+    mostly_numbers = sum(like_numbers.values()) > sum(texts.values())
+    if len(values) > 1 and mostly_numbers and not look_like_classes(np.unique(values)):
+        fail(f'{which_are_numbers(dataset)}. Correct such labels or leave their cells empty; or pass '
              '--target=multiclass, which makes every label a class')
 
 
 def refuse_text(dataset):
     """Fails if the labels of a regression are not all numbers."""
-    like_numbers, texts = count_texts(dataset)
+    _, texts = count_texts(dataset)
     if texts:
-        n_texts = sum(texts.values())
-        n = n_texts + sum(like_numbers.values())
-        fail(f'target=regression, but labels are text: {n_texts:,} of {n:,} labels of {dataset.name} are not '
-             f'numbers, {examples(dataset, texts)}. Correct them or leave these cells empty')
+        fail(f'target=regression, but {which_are_numbers(dataset)}. Correct such labels or leave their cells empty')
+
+
+def which_are_numbers(dataset):
+    like_numbers, texts = count_texts(dataset)
+    n_numbers = sum(like_numbers.values())
+    n = n_numbers + sum(texts.values())
+    return f'{n_numbers:,} of {n:,} labels of {dataset.name} are numbers; not a number: {examples(dataset, texts)}'
 
 
 def notes_on_classes(dataset):
