@@ -87,7 +87,8 @@ def test_its_cost_is_bounded(tmp_path, monkeypatch):
     batch = d.batch
     monkeypatch.setattr(d, 'batch', lambda rows: seen.extend(rows.tolist()) or batch(rows))
     first = constant_loss(d, d.rows('train'), d.rows('val'))
-    assert len(seen) == 400 and set(seen[:200]) <= set(d.rows('train')) and set(seen[200:]) <= set(d.rows('val'))
+    assert len(seen) == 400
+    assert set(seen[:200]) <= set(d.rows('train')) and set(seen[200:]) <= set(d.rows('val'))
     assert constant_loss(d, d.rows('train'), d.rows('val')) == first  # always the same rows
     monkeypatch.setattr(baseline, 'MOST_NUMBERS', 4)
     assert len(baseline.sample(d, d.rows('train'))) == 100

@@ -91,7 +91,8 @@ def test_masses_along_the_signals_chain():
     check_mass(p['initial'], M_H0)
     with_lep = abs(mass(p['w_lep'] + p['b1'] + p['b2']) - M_HPM)
     with_had = abs(mass(p['w_had'] + p['b1'] + p['b2']) - M_HPM)
-    np.testing.assert_allclose(np.minimum(with_lep, with_had), 0, atol=1e-5)  # one of the W's comes from the H+-
+    # one of the W's comes from the H+-
+    np.testing.assert_allclose(np.minimum(with_lep, with_had), 0, atol=1e-5)
     assert 0.48 < (with_lep <= with_had).mean() < 0.52
 
 

@@ -55,7 +55,7 @@ def test_metrics_at_the_edges():
 
 
 def test_a_logit_of_zero_is_class_0_for_either_positive_class():
-    """So that F1 agrees with the predictions that are written: of equal probabilities the first class is taken."""
+    """So that F1 agrees with the written predictions: of equal probabilities the first class is taken."""
     y = np.array([0, 0, 1])
     p = np.array([0.0, 1.0, 1.0])
     assert metrics.f1(y, p) == pytest.approx(2 / 3)  # 1 of 2 predicted right, 1 of 1 found

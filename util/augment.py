@@ -52,8 +52,8 @@ def crop(x, top, left, height, width, mirror, size):
 
 def resize_weights(start, length, n_in, n_out):
     """
-    The matrix that resizes a part of a line of n_in pixels to n_out pixels. The part begins at start (B,) and is
-    length (B,) long, both in pixels. -> (B, n_out, n_in)
+    The matrix that resizes a part of a line of n_in pixels to n_out pixels. The part begins at start (B,) and
+    is length (B,) long, both in pixels. -> (B, n_out, n_in)
 
     Bicubic interpolation (a = -0.5). Where the part shrinks the kernel is wider by as much (antialiasing), as
     in Pillow.

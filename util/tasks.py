@@ -179,14 +179,16 @@ def refuse_text(dataset):
     """Fails if the labels of a regression are not all numbers."""
     _, texts = count_texts(dataset)
     if texts:
-        fail(f'target=regression, but {which_are_numbers(dataset)}. Correct such labels or leave their cells empty')
+        fail(f'target=regression, but {which_are_numbers(dataset)}. Correct such labels or leave their cells '
+             'empty')
 
 
 def which_are_numbers(dataset):
     like_numbers, texts = count_texts(dataset)
     n_numbers = sum(like_numbers.values())
     n = n_numbers + sum(texts.values())
-    return f'{n_numbers:,} of {n:,} labels of {dataset.name} are numbers; not a number: {examples(dataset, texts)}'
+    return (f'{n_numbers:,} of {n:,} labels of {dataset.name} are numbers; not a number: '
+            f'{examples(dataset, texts)}')
 
 
 def notes_on_classes(dataset):
