@@ -244,7 +244,7 @@ GOOD_TASKS = [
     (dict(target='multiclass', metric='accuracy', classes=[0.0, 1.0, 5.0]), 3)]
 BAD_EDITS = [
     dict(target='numbers'), dict(target=['binary']), dict(metric='f2'), dict(metric=None), dict(metric='rmse'),
-    dict(classes='cat'), dict(classes=['cat', 3]), dict(classes=['cat', 'cat']), dict(classes=[['cat'], ['dog']]),
+    dict(classes='cat'), dict(classes=['cat', 3]), dict(classes=['cat', 'cat']), dict(classes=[['a'], ['b']]),
     dict(mean='1', std=None), dict(mean=1.0, std=0.0), dict(mean=float('nan'), std=1.0), dict(positive='emu')]
 
 

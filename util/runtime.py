@@ -19,6 +19,9 @@ from tqdm import tqdm
 from util.errors import fail, printable
 from util.files import atomic_write
 
+device = 'auto'  # auto = cuda, else mps, else cpu
+dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
+
 
 def set_up(config):
     """Finds device and ranks, and says so. -> namespace: device, dtype, autocast, compile, rank, world"""
