@@ -204,6 +204,12 @@ def test_bad_knobs(run, option, message):
     assert message in run('util/bench.py', option, status=2).stderr
 
 
+def test_random_rows_need_a_length(run, tmp_path):
+    (tmp_path / 'far.py').write_text("dataset = 'guacamol'\n")
+    error = run('util/bench.py', 'far.py', *TINY, status=2).stderr
+    assert 'Set seq_len' in error and error.count('\n') == 1
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 @pytest.mark.parametrize('qk_dim, padded, kernel', [(64, False, SDPBackend.FLASH_ATTENTION),
                                                    (64, True, SDPBackend.EFFICIENT_ATTENTION),

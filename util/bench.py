@@ -227,21 +227,24 @@ def against_length(knobs, masking, run):
 
 def replace_by_random_rows(knobs, folder):
     """Write a few batches of random rows to a file in a user's format, in place of a data set known by name."""
+    name, n = knobs['dataset'], knobs['seq_len']
+    if name not in {**BYTES, **FLOATS} or name == 'collider':  # which is simulated, and need not be replaced
+        return
+    if n is None:
+        fail(f'how long are the random rows in place of {name}? Set seq_len in the config, or give --dataset')
     rng = np.random.default_rng(0)
-    name, n, n_rows = knobs['dataset'], knobs['seq_len'], 64 * knobs['batch_size']
+    n_rows = 64 * knobs['batch_size']
     if name in BYTES:
         median, sigma = BYTES[name]
         row_lengths = np.clip(median * np.exp(sigma * rng.normal(size=n_rows)), 8, n - 2).astype(int)
         letters = [rng.integers(ord('A'), ord('Z') + 1, length, np.uint8).tobytes() for length in row_lengths]
         file = Path(folder, 'x.txt')
         file.write_bytes(b'\n'.join(letters))
-    elif name in FLOATS and name != 'collider':  # which is simulated, and need not be replaced
+    else:
         d_raw = FLOATS[name]
         n_rows = max(min(n_rows, 2 ** 24 // (n * d_raw)), knobs['batch_size'])
         file = Path(folder, 'x.npy')
         np.save(file, rng.normal(size=(n_rows, n, d_raw)).astype(np.float32))
-    else:
-        return
     knobs.update(dataset=str(file), data_dir=folder, val_share=0.0, test_share=0.0)
 
 
