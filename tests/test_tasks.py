@@ -98,6 +98,11 @@ def test_one_text_among_numbers_is_named(tmp_path, target):
     assert ('target=regression, but' in message) == (target == 'regression')
 
 
+def test_text_is_no_regression(tmp_path):
+    message = refusal(tmp_path, 'cat dog emu cat', 'regression')
+    assert "the labels of a are text: 'cat' (row 1), 'dog' (row 2), 'emu' (row 3)" in message
+
+
 def test_text_among_numbers_may_be_meant(tmp_path):
     task, _, _ = inferred(tmp_path, [*NUMBERS, '<0.01'], 'multiclass')
     assert len(task['classes']) == 61

@@ -177,7 +177,9 @@ def refuse_numbers_with_a_few_texts(dataset):
 
 def refuse_text(dataset):
     """Fails if the labels of a regression are not all numbers."""
-    _, texts = count_texts(dataset)
+    like_numbers, texts = count_texts(dataset)
+    if texts and not like_numbers:
+        fail(f'target=regression, but the labels of {dataset.name} are text: {examples(dataset, texts)}')
     if texts:
         fail(f'target=regression, but {which_are_numbers(dataset)}. Correct such labels or leave their cells '
              'empty')
