@@ -31,7 +31,7 @@ from data import Dataset, open_data, scoring
 from masking import BLIND, Masking
 from model import SMA, build
 from util import checkpoint, checks, mask_statistics, plots, probes, runtime, tasks
-from util.errors import fail, run_cli
+from util.errors import fail, printable, run_cli
 from util.files import atomic_write
 from util.runtime import print0
 from util.splits import SPLITS
@@ -55,6 +55,7 @@ n_query: int | None = None  # queries drawn for each guided mask, |R|; at most a
 n_train: int | None = 10_000  # labelled training rows that the probes learn from; None = all
 target: str | None = None  # binary, multiclass or regression; None = the data set's own, else inferred
 metric: str | None = None  # one of METRICS in util/metrics.py; None = the data set's own, else accuracy or rmse
+positive: str | None = None  # of two classes, the one that F1 describes; None = the checkpoint's own, else the rarer
 runs = ('out/collider/random', 'out/collider/guided')  # folders with log.jsonl, for curves
 inputs_per_query = 4  # inputs that each query chooses, for overlap
 show_out: str | None = None  # folder for the pictures; None = beside the checkpoint, or the first of runs
@@ -177,7 +178,7 @@ def print_scores(ev: Evaluation):
     task = ev.saved['task']
     p = ev.predictions(ev.rows).numpy()
     for name, value in tasks.scores(task, ev.data.labels(ev.rows), p).items():
-        print0(ev.run, f'{name} on {len(ev.rows):,} {split} rows: {value:.4f}')
+        print0(ev.run, f'{tasks.metric_title(task, name)} on {len(ev.rows):,} {split} rows: {value:.4f}')
     warn_if_constant(ev, p)
 
 
@@ -189,7 +190,7 @@ def warn_if_constant(ev, p):
 def print_confusion(ev: Evaluation):
     """How many rows of each class (a line) are predicted as which class (a column)."""
     task = ev.saved['task']
-    names = [plain_label(label) for label in task['classes']]
+    names = [printable(tasks.format_label(label)) for label in task['classes']]
     truth = tasks.class_numbers(ev.data.labels(ev.rows), task['classes'])
     predicted = tasks.to_predictions(task, ev.predictions(ev.rows).numpy()).argmax(1)
     counts = np.zeros((len(names), len(names)), int)
@@ -202,11 +203,6 @@ def print_confusion(ev: Evaluation):
         print(f'{name:>{width}}' + ''.join(f'{count:>{width}}' for count in line))
 
 
-def plain_label(label) -> str:
-    """A label as a file has it: 3 for 3.0."""
-    return f'{label:.15g}' if isinstance(label, float) else label
-
-
 def write_predictions(ev: Evaluation):
     """
     A CSV of each row's number (the first is 1) or file name, and its prediction: a number in the labels' units,
@@ -216,20 +212,20 @@ def write_predictions(ev: Evaluation):
     task = ev.saved['task']
     p = ev.predictions(ev.rows).numpy()
     values = tasks.to_predictions(task, p)  # (rows,) numbers, or (rows, classes) probabilities
-    names = ev.data.row_names(predict)
+    names = [tasks.spreadsheet_safe(str(name)) for name in ev.data.row_names(predict)]
     path = Path(f'{output_stem(predict)}.predictions.csv')
     with atomic_write(path, 'w') as f:
         writer = csv.writer(f, lineterminator='\n')
         if task['classes'] is None:
             writer.writerow(['row', 'prediction'])
             for name, value in zip(names, values):
-                writer.writerow([name, repr(float(value))])
+                writer.writerow([name, tasks.format_number(value)])
         else:
-            classes = [plain_label(label) for label in task['classes']]
+            classes = [tasks.spreadsheet_safe(tasks.format_label(label)) for label in task['classes']]
             writer.writerow(['row', 'prediction', *(f'p({label})' for label in classes)])
             for name, probabilities in zip(names, values):
                 label = classes[int(probabilities.argmax())]
-                writer.writerow([name, label, *(repr(float(value)) for value in probabilities)])
+                writer.writerow([name, label, *(tasks.format_number(value) for value in probabilities)])
     print0(ev.run, f'{path}: {len(names):,} predictions')
     warn_if_constant(ev, p)
 
@@ -264,11 +260,15 @@ def print_probes(ev: Evaluation):
     wanted_target = target or own.get('target')
     wanted_metric = metric or own.get('metric')
     scored_split = 'train' if split == 'all' else split
-    task, labelled, note = tasks.infer_task(ev.data, wanted_target, wanted_metric, ('train', scored_split))
-    print0(ev.run, note or f'target: {task["target"]}')
+    task, labelled, note = tasks.infer_task(
+        ev.data, wanted_target, wanted_metric, ('train', scored_split), positive)
+    print0(ev.run, f'target: {task["target"]}')
+    if note:
+        print0(ev.run, note)
+    title = tasks.metric_title(task, task['metric'])
     train_rows = np.random.default_rng(0).permutation(labelled['train'])[:n_train]
     for name, value in probe_rows(ev.features, ev.data, task, train_rows, ev.rows).items():
-        print0(ev.run, f'{name}, {task["metric"]} on {len(ev.rows):,} {split} rows, '
+        print0(ev.run, f'{name}, {title} on {len(ev.rows):,} {split} rows, '
                        f'{len(train_rows):,} labels: {value:.4f}')
 
 
@@ -458,6 +458,10 @@ def check_action(config, saved):
     """Fails on an action that this checkpoint is not for."""
     is_fine_tuned = bool(saved['model_args'].get('n_out'))
     task = saved.get('task')
+    if task:
+        tasks.check_task(task, saved['model_args'].get('n_out'))
+    if task and positive is not None and not probe:
+        saved['task'] = tasks.with_positive(task, positive)
     if is_fine_tuned and not (task or embed or probe):
         fail(f'{ckpt} is a fine-tuned model that does not name its labels: embed or probe it')
     if task and (show in ('masks', 'overlap') or given_mask_knobs(config)):

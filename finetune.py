@@ -49,6 +49,7 @@ max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP includ
 norm: str | None = None  # how floats are scaled from scratch: standard (None), quantile or none
 target: str | None = None  # binary, multiclass or regression; None = the data set's own, else inferred
 metric: str | None = None  # one of METRICS in util/metrics.py; None = the data set's own, else accuracy or rmse
+positive: str | None = None  # of two classes, the one that F1 describes; None = 1 of 0 and 1, else the rarer
 n_train: int | None = None  # labelled rows, another draw for each seed; None = all
 # what to start from
 init_from = ()  # scratch, checkpoints, hf:OWNER/NAME, folders of runs; () = scratch and out/DATASET's runs
@@ -104,7 +105,7 @@ def main():
     data, config['seq_len'] = open_data(config, run, first)
     settle_knobs(config, first)
     config['max_len'] = data.max_len
-    task, rows, note = tasks.infer_task(data, target, metric)
+    task, rows, note = tasks.infer_task(data, target, metric, positive=positive)
     if note:
         print0(run, note)
     starts = drop_starts_of_other_data(starts, config, data, run)
@@ -118,10 +119,11 @@ def main():
     if not resume:
         out.keep_earlier_run()
     counts = ', '.join(f'{len(some):,} {split}' for split, some in rows.items())
-    print0(run, f'{task["target"]}, {task["metric"]}; labelled rows: {counts}; '
+    title = tasks.metric_title(task, task['metric'])
+    print0(run, f'{task["target"]}, {title}; labelled rows: {counts}; '
                 f'{len(starts) * len(lr) * len(seeds)} runs')
     experiment = Experiment(config, data, task, rows, shape, run, stop, out)
-    table = [f'| pre-training | {task["metric"]}, test | {task["metric"]}, validation | labels | lr | seeds |',
+    table = [f'| pre-training | {title}, test | {title}, validation | labels | lr | seeds |',
              '|---|---|---|---|---|---|',
              baseline_row(experiment)]
     results = []
@@ -279,7 +281,7 @@ def is_higher(task, score, other):
 def train_all(experiment: Experiment, start: Start, table: list[str]) -> dict[float, list[dict]]:
     """One run for each learning rate and seed. -> {learning rate: the checkpoints of its seeds}"""
     run, data, out = experiment.run, experiment.data, experiment.out
-    metric_name = experiment.task['metric']
+    metric_name = tasks.metric_title(experiment.task, experiment.task['metric'])
     data.norm = start.norm
     start.digest = digest_of(start, data)
     runs = {rate: [] for rate in lr}
@@ -310,6 +312,7 @@ def finished_run(experiment, start, path):
     if not resume or not runtime.decide_on_main(path.exists(), run):
         return None
     found = checkpoint.load(path, keys=('model', 'task', 'val_score', 'step', 'n_train', 'config'))
+    tasks.check_task(found['task'], found['model_args'].get('n_out'))
     if found.get('start', start.digest) != start.digest:
         print0(run, f'{path}: {start.name} or the data have changed since, so it is made anew')
         return None
@@ -351,7 +354,7 @@ def score_test(experiment: Experiment, start: Start, rate: float, checkpoints: l
         all_scores.append(tasks.scores(saved['task'], data.labels(rows), p))
         n_constant += tasks.all_alike(task, p)
     means = {name: float(np.mean([scores[name] for scores in all_scores])) for name in all_scores[0]}
-    text = ', '.join(f'{name} {value:.4f}' for name, value in means.items())
+    text = ', '.join(f'{tasks.metric_title(task, name)} {value:.4f}' for name, value in means.items())
     print0(run, f'{label_of(start)}, test: {text}')
 
     metric_name = task['metric']

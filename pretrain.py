@@ -28,6 +28,7 @@ from eval import masked_loss
 from masking import Masking
 from model import build
 from util import checkpoint, checks, optim, runtime, scaling
+from util.baseline import constant_loss
 from util.errors import fail, run_cli
 from util.outdir import OutputDir
 from util.runtime import print0
@@ -135,6 +136,9 @@ def main():  # noqa: C901 (the story, told in one piece)
         start_anew(raw_model, initial, data, train_rows, run)
         if resume:
             runtime.warn(run, f'there is no {last}, so this run starts at step 0')
+    if len(val_rows) and run.is_main:
+        loss = constant_loss(data, train_rows, val_rows, run.device)
+        print0(run, f'val_loss of a constant prediction: {loss:.4f}. Near it, nothing has been learned.')
     model = runtime.wrap(raw_model, run)  # DDP, torch.compile; raw_model is the one that is saved
 
     n_parameters = sum(p.numel() for p in raw_model.parameters())

@@ -3,10 +3,10 @@
 #
 #     sh tests/gpu.sh                    all of it; each part keeps to its minutes: 7, 10 and 7.5
 #     SMALL=1 sh tests/gpu.sh            a trial of the whole on a CPU, in some minutes
-#     THEIRS=sma/src sh tests/gpu.sh 2   one part; the authors' code beside ours (see bench.py)
+#     THEIRS=sma/src sh tests/gpu.sh 2   one part; the authors' code beside ours (see util/bench.py)
 #     HIGGS="--dataset=train.csv --label_column=label --val_file=val.csv --test_file=test.csv" sh tests/gpu.sh 3
 #
-# Part 3 takes the rows of HIGGS, else those of `python prepare.py higgs_small`. It is long: each call goes on where the
+# Part 3 takes the rows of HIGGS, else those of `python data.py higgs_small`. It is long: each call goes on where the
 # last one ended, until pre-training says `wrote`; from then on call it with PRETRAIN=1 TUNE=440, until there is a
 # table. FAST=--compile=reduce-overhead, if part 2 finds that faster.
 cd "$(dirname "$0")/.." || exit 1
@@ -40,7 +40,7 @@ fi
 python - "$out" <<'END'
 import sys
 import numpy as np
-from collider import HIGGS_COLUMNS
+from util.collider import HIGGS_COLUMNS
 rng, out = np.random.default_rng(0), sys.argv[1]
 with open(f'{out}/lines.txt', 'wb') as f:
     f.writelines(rng.integers(65, 91, n, np.uint8).tobytes() + b'\n' for n in rng.integers(20, 250, 20_000))
@@ -64,18 +64,18 @@ fi
 
 if part 2 600; then
     files=$(for name in $configs; do echo "config/$name.py"; done)
-    limit 120 python bench.py $files $bench --compile=false
+    limit 120 python -m util.bench $files $bench --compile=false
     for n_latent in 0 64; do # of a program made anew no line may speak after the first step
         limit 120 env TORCH_LOGS=recompiles,graph_breaks python pretrain.py --dataset="$out/lines.txt" \
             --compile=true --n_latent=$n_latent --max_steps=60 --log_interval=10 --data_dir="$out/datasets" \
             --out_dir="$out/lines$n_latent" $tiny | grep 'step \|__recompiles\|__graph_breaks\|##\|rror'
     done
     for name in $graphs; do
-        limit 120 python bench.py "config/$name.py" $bench --compile=reduce-overhead
+        limit 120 python -m util.bench "config/$name.py" $bench --compile=reduce-overhead
     done
     for name in $configs; do
-        limit 180 python bench.py "config/$name.py" $bench --compile=true
-        [ -z "$THEIRS" ] || limit 60 python bench.py "config/$name.py" $bench --compile=false --theirs="$THEIRS"
+        limit 180 python -m util.bench "config/$name.py" $bench --compile=true
+        [ -z "$THEIRS" ] || limit 60 python -m util.bench "config/$name.py" $bench --compile=false --theirs="$THEIRS"
     done
 fi
 

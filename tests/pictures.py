@@ -11,15 +11,19 @@ def photo(seed, width=40, height=30):
     """A smooth picture with sharp edges and noise: (height, width, 3) uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / 10
-    waves = [128 + 90 * np.sin(a * x + b * y + c) for a, b, c in rng.normal(size=(3, 3))]
-    picture = np.stack(waves, -1) + rng.normal(0, 8, (height, width, 3))
+    channels = []
+    for a, b, c in rng.normal(size=(3, 3)):
+        channels.append(128 + 90 * np.sin(a * x + b * y + c))
+    picture = np.stack(channels, -1)
+    picture = picture + rng.normal(0, 8, (height, width, 3))
     picture[height // 3:height // 2, width // 4:width // 2] = rng.integers(0, 256, 3)
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def put(path, seed=0, **kind):
+def put(path, seed=0, **size):
+    """Save a photo(seed) in a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(photo(seed, **kind)).save(path)
+    Image.fromarray(photo(seed, **size)).save(path)
     return path
 
 
@@ -28,11 +32,8 @@ def as_batch(*pictures):
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
 
 
-def as_image(x):
-    """(3, H, W) in [0, 1] -> a PIL image"""
-    return Image.fromarray((x * 255).round().byte().permute(1, 2, 0).numpy())
-
-
 def levels(x):
     """The 0..255 of (3, H, W) in [0, 1], or of a PIL image: (H, W, 3) float"""
-    return (x * 255).permute(1, 2, 0).numpy() if torch.is_tensor(x) else np.asarray(x, np.float32)
+    if torch.is_tensor(x):
+        return (x * 255).permute(1, 2, 0).numpy()
+    return np.asarray(x, np.float32)

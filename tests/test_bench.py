@@ -1,4 +1,4 @@
-"""bench.py against a count by hand and torch's own; and what must hold of memory, whatever the speed."""
+"""util/bench.py against a count by hand and torch's own; and what must hold of memory, whatever the speed."""
 
 import json
 import re
@@ -17,36 +17,52 @@ from util.bench import step_flops
 
 
 def make(n_latent, d_raw, **more):
+    """A small SMA with weights from seed 0."""
     torch.manual_seed(0)
     shape = dict(embed_dim=24, qk_dim=16, v_dim=40 if n_latent else 24, n_head=4, seq_len=20, n_layer=3,
                  mlp_ratio=2)
-    return SMA(SMAConfig(**{**shape, **more}, n_latent=n_latent, d_raw=d_raw))
+    shape.update(more)
+    return SMA(SMAConfig(n_latent=n_latent, d_raw=d_raw, **shape))
 
+
+# -----------------------------------------------------------------------------
+# the operations of a step
 
 def test_flops_are_those_counted_by_hand():
-    """A Perceiver of bytes, on rows of three lengths: no padding, and what the batch shares once."""
+    """A Perceiver of bytes, on 3 rows of 17 inputs, of which 5 are hidden."""
     c = make(5, 0).config
-    l, d, qk, embed = c.n_latent, c.v_dim, c.qk_dim, c.embed_dim
+    latents, d, qk, embed = c.n_latent, c.v_dim, c.qk_dim, c.embed_dim
+    B, n, m = 3, 17, 5
 
-    def layer(l, u, width, d=d):  # keys and values, two products of attention, what follows it, an MLP
-        return u * width * (qk + d) + l * u * (qk + d) + l * d * d + 2 * l * d * 2 * d
-    adds = l * d * qk + c.seq_len * embed * qk  # queries from the latents and from P
-    for n, m in ((4, 1), (9, 3), (17, 5)):
-        first, block, decoder = layer(l, n - m, embed), l * d * qk + layer(l, l, d), layer(m, l, d, embed)
-        adds += first + 2 * block + decoder + m * embed * 262
-    assert step_flops(c, 0.3, [4, 9, 17]) == 6 * adds  # multiply and add, forward and twice as much backward
+    def layer(queries, keys, key_width, width):
+        """Products of one sample, without those that make the queries; one product is one multiply and add."""
+        keys_and_values = keys * key_width * (qk + width)
+        attention = queries * keys * (qk + width)
+        projection = queries * width * width
+        mlp = 2 * queries * width * (2 * width)
+        return keys_and_values + attention + projection + mlp
+    shared = latents * d * qk + c.seq_len * embed * qk  # queries from the latents and from P: once a batch
+    first = layer(latents, n - m, embed, d)
+    block = latents * d * qk + layer(latents, latents, d, d)
+    decoder = layer(m, latents, d, embed) + m * embed * 262
+    products = shared + B * (first + 2 * block + decoder)
+    # 2 operations each; the backward pass has twice as many as the forward pass
+    assert step_flops(c, 0.3, B, n) == 6 * products
 
 
 @pytest.mark.parametrize('d_raw', [0, 2])
 @pytest.mark.parametrize('n_latent', [0, 5])
-def test_flops_are_torchs_of_a_whole_batch(n_latent, d_raw):
-    """All layers and samples at once, with values: step_flops puts them together from fewer."""
+def test_flops_are_those_of_a_step_on_real_numbers(n_latent, d_raw):
     model = make(n_latent, d_raw)
     x = torch.randn(7, 18, d_raw) if d_raw else torch.randint(6, 262, (7, 18))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(x, None, Masking('random', 0.3))[0].sum().backward()
-    assert step_flops(model.config, 0.3, [18] * 7) == counter.get_total_flops()
+        loss, _ = model(x, None, Masking('random', 0.3))
+        loss.sum().backward()
+    assert step_flops(model.config, 0.3, 7, 18) == counter.get_total_flops()
 
+
+# -----------------------------------------------------------------------------
+# memory
 
 class Largest(TorchDispatchMode):
     """Notes the most elements that any operation inside it returned."""
@@ -64,32 +80,40 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize('mask', ['guided', 'random'])
 def test_no_map_of_latents_by_inputs_is_stored(mask):
     """The Perceiver of Table 11, an eighth as large: nothing as large as half the h x l x n attention map."""
-    h, l, n = 8, 64, 4608
-    model = make(l, 3, embed_dim=24, qk_dim=96, v_dim=96, n_head=h, seq_len=n)
+    heads, latents, n = 8, 64, 4608
+    model = make(latents, 3, embed_dim=24, qk_dim=96, v_dim=96, n_head=heads, seq_len=n)
     with Largest() as largest:
-        model(torch.randn(1, n, 3), None, Masking(mask, 0.75))[0].sum().backward()
-    assert n * 96 <= largest.elements < h * l * n / 2
+        loss, _ = model(torch.randn(1, n, 3), None, Masking(mask, 0.75))
+        loss.sum().backward()
+    assert n * 96 <= largest.elements < heads * latents * n / 2
+
+
+def bytes_kept(n):
+    """What a Perceiver keeps for the backward pass on n inputs."""
+    model = make(8, 1, seq_len=n)
+    storages = {}
+
+    def note(t):
+        storages[t.untyped_storage().data_ptr()] = t.untyped_storage()
+        return t
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        model(torch.randn(2, n, 1), None, Masking('guided', 0.5))
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def test_memory_grows_linearly_with_the_inputs():
-    """Bytes kept for the backward pass of a Perceiver, counted at four lengths."""
-    def kept(n):
-        model, storages = make(8, 1, seq_len=n), {}
+    a, b, c, d = (bytes_kept(n) for n in (1024, 2048, 4096, 8192))
+    assert c - b == pytest.approx(2 * (b - a), rel=0.01)
+    assert d - c == pytest.approx(4 * (b - a), rel=0.01)
 
-        def note(t):
-            storages[t.untyped_storage().data_ptr()] = t.untyped_storage()
-            return t
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            model(torch.randn(2, n, 1), None, Masking('guided', 0.5))
-        return sum(s.nbytes() for s in storages.values())
-    a, b, c, d = (kept(n) for n in (1024, 2048, 4096, 8192))
-    assert c - b == pytest.approx(2 * (b - a), rel=0.01) and d - c == pytest.approx(4 * (b - a), rel=0.01)
 
+# -----------------------------------------------------------------------------
+# the script
 
 TINY = ['--rounds=1', '--batch_size=4', '--device=cpu', '--dtype=float32', '--out=bench.jsonl']
 SMALL = "n_layer = 2\nseq_len = 40\nmask_ratio = 0.5 if mask == 'random' else 0.3\n"
-COLUMNS = ['config', 'batch', 'guided/s', 'random/s', 'fine-tuning/s', 'tokens/s', 'padding', 'TFLOP/step',
-           'limit', 'of the limit', 'mask', 'exact', 'loading', 'memory GB']
+COLUMNS = ['config', 'batch', 'memory GB', 'guided/s', 'random/s', 'fine-tuning/s', 'TFLOP/step', 'limit',
+           'of the limit', 'mask', 'exact', 'loading']
 
 
 def table(out, n_rows):
@@ -105,10 +129,11 @@ def test_bench_runs(run, tmp_path):
     head, _, *shown = table(run('util/bench.py', 'far.py', 'own.py', *TINY).stdout, 2)
     assert head == COLUMNS and [line[0] for line in shown] == ['far', 'own']
     rows = [json.loads(line) for line in (tmp_path / 'bench.jsonl').read_text().splitlines()]
-    assert [row['config'] for row in rows] == ['far', 'own'] and all(set(COLUMNS) <= set(row) for row in rows)
+    assert [row['config'] for row in rows] == ['far', 'own']
     for row in rows:
+        assert set(COLUMNS) <= set(row)
         assert row['batch'] == 4 and row['loading'] > 1
-        assert 0 < row['of the limit'] < 1 and 0 <= row['padding'] < 1
+        assert 0 < row['of the limit'] < 1 and 0 < row['mask'] < 1 and row['memory GB'] > 0
         assert row['TFLOP/step'] / row['of the limit'] / row['limit'] == pytest.approx(4 / row['guided/s'])
 
 
@@ -160,7 +185,8 @@ def test_their_step_has_a_column_when_their_code_is_given(run, tmp_path, monkeyp
     first = re.search(r'first loss: (\S+), (\S+)', done.stdout)
     assert first[1] == first[2]
     head, _, row = table(done.stdout, 1)
-    assert head == [*COLUMNS, 'theirs'] and 0 < float(row[-1]) < 1  # that stub has next to nothing to do
+    assert head == [*COLUMNS, 'theirs']
+    assert 0 < float(row[-1]) < 1  # that stub has next to nothing to do
 
 
 def test_lengths(run, tmp_path):
@@ -176,6 +202,12 @@ def test_lengths(run, tmp_path):
                                              ('--out=.', "out='.' must name a file")])
 def test_bad_knobs(run, option, message):
     assert message in run('util/bench.py', option, status=2).stderr
+
+
+def test_random_rows_need_a_length(run, tmp_path):
+    (tmp_path / 'far.py').write_text("dataset = 'guacamol'\n")
+    error = run('util/bench.py', 'far.py', *TINY, status=2).stderr
+    assert 'Set seq_len' in error and error.count('\n') == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')

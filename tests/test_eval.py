@@ -15,7 +15,7 @@ import masking
 from data import PREPARE_KNOBS, open_dataset
 from masking import SPACES
 from model import SMA, SMAConfig
-from util import mask_statistics, plots
+from util import mask_statistics
 from util.checkpoint import save
 from util.collider import HIGGS_COLUMNS
 from util.scaling import fit_norm
@@ -251,12 +251,6 @@ def test_curves(run, tmp_path, picture_of):
     (tmp_path / 'b/log.jsonl').write_text('{not json}')
     for name in 'bc':
         assert f'runs={name}' in run('eval.py', '--show=curves', f'--runs=a,{name}', status=2).stderr
-
-
-def test_a_picture_too_large_to_draw_is_said(tmp_path, capsys, picture_of):
-    with pytest.raises(SystemExit) as end, plots.picture(tmp_path / 'a.png', 1, 1, 8, 600):
-        pass
-    assert end.value.code == 0 and 'too large to draw' in capsys.readouterr().out
 
 
 def test_without_matplotlib_the_text_is_printed(run, table, tmp_path, no_matplotlib):

@@ -1,69 +1,85 @@
-"""Scores: y (N,) true labels; p (N,) predictions, scores or (N, C) logits."""
+"""
+Metrics of predictions.
+
+    y   (N,) true labels: class numbers 0, 1, .., or numbers to predict
+    p   (N,) logits of class 1 (binary), (N, C) logits (multiclass), or (N,) predicted numbers (regression)
+
+Each function returns a float. To add a metric, write a function and give it an entry in METRICS.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from util.errors import fail
 
-
-def ranks(v):
-    """Ranks 1..N, ties share the mean of theirs."""
-    _, inverse, counts = np.unique(v, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
-
-
-def chosen(p):
-    """Class numbers from (N,) logits of class 1 or (N, C) logits."""
-    return (p > 0).astype(np.int64) if p.ndim == 1 else p.argmax(1)
-
+# -----------------------------------------------------------------------------
+# classes
 
 def accuracy(y, p):
-    return float((chosen(p) == y).mean())
-
-
-def roc_auc(y, p):
-    """Area under the ROC curve: the chance that a positive scores above a negative (Mann-Whitney)."""
-    n_pos, n_neg = int((y == 1).sum()), int((y != 1).sum())
-    if not n_pos or not n_neg:
-        fail('roc_auc needs both classes among the rows that are scored')
-    return float((ranks(p)[y == 1].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
-
-
-def f1(y, p):
-    """Of class 1: the harmonic mean of precision and recall; 0 where neither is defined."""
-    return f1_of(y == 1, chosen(p) == 1)
-
-
-def f1_of(there, answered):
-    return float(2 * (answered & there).sum() / max(answered.sum() + there.sum(), 1))
+    """The share of rows whose class is predicted right."""
+    return float((predicted_classes(p) == y).mean())
 
 
 def log_loss(y, p):
-    """-log of the probability of the true class, the mean."""
-    p = np.stack([np.zeros(len(p)), p], 1) if p.ndim == 1 else p
+    """The mean of -log of the probability that is given to the true class."""
+    if p.ndim == 1:
+        p = np.stack([np.zeros(len(p)), p], 1)  # (N, 2)
     p = p - p.max(1, keepdims=True)
-    return float((np.log(np.exp(p).sum(1)) - p[np.arange(len(y)), y.astype(np.int64)]).mean())
+    log_total = np.log(np.exp(p).sum(1))
+    of_true_class = p[np.arange(len(y)), y.astype(np.int64)]
+    return float((log_total - of_true_class).mean())
+
+
+def roc_auc(y, p):
+    """
+    Area under the ROC curve: the chance that a row of class 1 scores above a row of class 0 (Mann-Whitney).
+    It is the same whichever of the two classes is called positive. Fails where only one class is there.
+    """
+    n_positive = int((y == 1).sum())
+    n_negative = int((y != 1).sum())
+    if not n_positive or not n_negative:
+        fail('roc_auc needs both classes among the rows that are scored')
+    rank_sum = ranks(p)[y == 1].sum()
+    return float((rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+
+
+def f1(y, p, positive=1):
+    """Of the class number `positive`: the harmonic mean of precision and recall; 0 where neither is defined."""
+    return f1_of_class(y == positive, predicted_classes(p) == positive)
 
 
 def macro_f1(y, p):
-    """The mean of each class's F1."""
-    c = chosen(p)
-    return float(np.mean([f1_of(y == k, c == k) for k in np.union1d(y, c)]))
-
-
-def correlation(a, b):
-    """Pearson's; 0 where all of one are the same."""
-    a, b = a - np.mean(a), b - np.mean(b)
-    scale = np.sqrt((a ** 2).sum() * (b ** 2).sum())
-    return float((a * b).sum() / scale) if scale else 0.0
+    """The mean of the F1 of each class that is there or is predicted."""
+    predicted = predicted_classes(p)
+    of_each = [f1_of_class(y == c, predicted == c) for c in np.union1d(y, predicted)]
+    return float(np.mean(of_each))
 
 
 def matthews(y, p):
     """Matthews correlation of two classes (GLUE's measure for CoLA)."""
-    return correlation(y, chosen(p))
+    return correlation(y, predicted_classes(p))
 
+
+def predicted_classes(p):
+    """Class numbers from logits: (N,), of class 1, or (N, C) -> (N,) int64"""
+    if p.ndim == 1:
+        return (p > 0).astype(np.int64)
+    return p.argmax(1)
+
+
+def f1_of_class(is_true, is_predicted):
+    """is_true, is_predicted (N,) bool: which rows are of the class, and which are predicted to be."""
+    n_right = (is_predicted & is_true).sum()
+    return float(2 * n_right / max(is_predicted.sum() + is_true.sum(), 1))
+
+
+# -----------------------------------------------------------------------------
+# numbers
 
 def rmse(y, p):
+    """Root of the mean squared error."""
     return float(np.sqrt(((p.astype(np.float64) - y) ** 2).mean()))
 
 
@@ -75,7 +91,9 @@ def mae(y, p):
 def r2(y, p):
     """The share of the variance that is explained: 1 - squared error / variance; 0 where y is constant."""
     variance = ((y - y.mean()) ** 2).sum()
-    return float(1 - ((p - y) ** 2).sum() / variance) if variance else 0.0
+    if not variance:
+        return 0.0
+    return float(1 - ((p - y) ** 2).sum() / variance)
 
 
 def spearman(y, p):
@@ -83,15 +101,43 @@ def spearman(y, p):
     return correlation(ranks(y), ranks(p))
 
 
-METRICS = {  # name: (function, targets that it fits, 1 = more is better and -1 = less is)
-    'accuracy': (accuracy, ('binary', 'multiclass'), 1),
-    'log_loss': (log_loss, ('binary', 'multiclass'), -1),
-    'roc_auc': (roc_auc, ('binary',), 1),
-    'f1': (f1, ('binary',), 1),
-    'macro_f1': (macro_f1, ('multiclass',), 1),
-    'matthews': (matthews, ('binary',), 1),
-    'rmse': (rmse, ('regression',), -1),
-    'mae': (mae, ('regression',), -1),
-    'r2': (r2, ('regression',), 1),
-    'spearman': (spearman, ('regression',), 1),
+def correlation(a, b):
+    """Pearson's correlation; 0 where all values of one are equal."""
+    a = a - np.mean(a)
+    b = b - np.mean(b)
+    scale = np.sqrt((a ** 2).sum() * (b ** 2).sum())
+    if not scale:
+        return 0.0
+    return float((a * b).sum() / scale)
+
+
+def ranks(v):
+    """Ranks 1..N of v (N,); equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(v, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)  # the rank of the last of each group of equal values
+    return (last - (counts - 1) / 2)[inverse]
+
+
+# -----------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Metric:
+    function: Callable  # of (y, p), or of (y, p, positive) if of_one_class
+    targets: tuple[str, ...]  # that it fits: binary, multiclass, regression
+    higher_is_better: bool
+    of_one_class: bool = False  # it describes the positive class alone, so it matters which one that is
+    needs_both_classes: bool = False  # it is not defined where the scored rows have one class
+
+
+METRICS = {
+    'accuracy': Metric(accuracy, ('binary', 'multiclass'), higher_is_better=True),
+    'log_loss': Metric(log_loss, ('binary', 'multiclass'), higher_is_better=False),
+    'roc_auc': Metric(roc_auc, ('binary',), higher_is_better=True, needs_both_classes=True),
+    'f1': Metric(f1, ('binary',), higher_is_better=True, of_one_class=True),
+    'macro_f1': Metric(macro_f1, ('multiclass',), higher_is_better=True),
+    'matthews': Metric(matthews, ('binary',), higher_is_better=True),
+    'rmse': Metric(rmse, ('regression',), higher_is_better=False),
+    'mae': Metric(mae, ('regression',), higher_is_better=False),
+    'r2': Metric(r2, ('regression',), higher_is_better=True),
+    'spearman': Metric(spearman, ('regression',), higher_is_better=True),
 }

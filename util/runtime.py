@@ -19,7 +19,7 @@ from tqdm import tqdm
 from util.errors import fail, printable
 from util.files import atomic_write
 
-# knobs
+# machine
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
 
