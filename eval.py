@@ -55,7 +55,7 @@ n_query: int | None = None  # queries drawn for each guided mask, |R|; at most a
 n_train: int | None = 10_000  # labelled training rows that the probes learn from; None = all
 target: str | None = None  # binary, multiclass or regression; None = the data set's own, else inferred
 metric: str | None = None  # one of METRICS in util/metrics.py; None = the data set's own, else accuracy or rmse
-positive: str | None = None  # of two classes, the one that F1 describes; None = the checkpoint's own, else the rarer
+positive: str | None = None  # of two classes, the one that F1 describes; None = the checkpoint's own
 runs = ('out/collider/random', 'out/collider/guided')  # folders with log.jsonl, for curves
 inputs_per_query = 4  # inputs that each query chooses, for overlap
 show_out: str | None = None  # folder for the pictures; None = beside the checkpoint, or the first of runs

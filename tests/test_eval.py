@@ -316,7 +316,7 @@ def test_score_of_a_fine_tuned_checkpoint_is_that_of_the_table(run, tmp_path):
         out = run('eval.py', ckpt, f'--split={split}', '--device=cpu').stdout
         assert re.search(rf'accuracy on \d+ {split} rows: {r[split][0]:.4f}\n', out)
         for name, value in r['means'].items() if split == 'test' else ():
-            assert re.search(rf'{name} on \d+ test rows: {value:.4f}\n', out)
+            assert re.search(rf'{name}( of 1)? on \d+ test rows: {value:.4f}\n', out)
     # another file, whose columns are found by name, and a fine-tuned model has vectors too
     turned = (','.join(line.split(',')[::-1]) for line in ['a,b,c,d,side', *lines])
     (tmp_path / 'new.csv').write_text('\n'.join(turned))
