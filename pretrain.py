@@ -55,6 +55,7 @@ mask = 'guided'  # the paper's method; its baseline is random; masking.py has mo
 mask_ratio = 0.5  # r, the share of the inputs hidden
 n_query = 1  # queries drawn for each guided mask, |R|; at most all there are
 mask_anneal: float | None = None  # share of the steps that tighten from random; None = 1 for tables, else 0
+min_random_fraction = 0.0  # where that ends: 0 = only the top of the attention is hidden, 1 = any inputs
 # optimiser
 batch_size = 256  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step, for batches that do not fit in memory
@@ -154,11 +155,11 @@ def main():  # noqa: C901 (the story, told in one piece)
     while step < total_steps and not stopped:
         rate = optim.lr_at(step, total_steps, config)
         optim.set_lr(optimizer, rate)
+        fraction = random_fraction_at(step, anneal_steps)
         random_fraction = None
-        if step < anneal_steps:
+        if fraction > 0:
             # a tensor, as torch.compile would compile anew for every new float; made on the device, as a copy
             # to it would wait
-            fraction = optim.cosine(step, anneal_steps, 1.0, 0.0)
             random_fraction = torch.full((), fraction, device=run.device)
 
         for micro_step in range(accumulation):
@@ -252,12 +253,21 @@ def initial_shape(initial):
 
 def anneal_share(data):
     """The share of the steps over which masks tighten from random to guided."""
+    if not 0 <= min_random_fraction <= 1:
+        fail(f'min_random_fraction={min_random_fraction} must lie between 0 and 1')
     if mask_anneal is None:
         # tables: annealed masks were the best of the guided ones, or as good (docs/RESULTS.md, "No harm")
         return 1.0 if data.meta['kind'] == 'floats' else 0.0
     if not 0 <= mask_anneal <= 1:
         fail(f'mask_anneal={mask_anneal} must lie between 0 and 1')
     return mask_anneal
+
+
+def random_fraction_at(step: int, anneal_steps: float) -> float:
+    """From 1, random masks, by a cosine to min_random_fraction, where it stays: see masking.hide."""
+    if step < anneal_steps:
+        return optim.cosine(step, anneal_steps, 1.0, min_random_fraction)
+    return min_random_fraction
 
 
 def warn_of_warmup(total_steps, run):
