@@ -1,9 +1,11 @@
 """
-Collider events, simulated on the spot: the defaults of pretrain.py, by name.
+Pre-training on simulated collider events. These are the defaults of pretrain.py, so that the quick start has a
+config to name.
 
-    python pretrain.py config/collider.py                   guided masks
-    python pretrain.py config/collider.py --mask=random     the baseline
+    python pretrain.py config/collider.py                               guided masks
+    python pretrain.py config/collider.py --mask=random                 the baseline
 
-Two CPU cores: about a minute each. Expected: see the quick start in README.md.
+For two CPU cores: about a minute for each command.
+Expected: the table under "Quick start" in README.md, after config/finetune_collider.py.
 """
 dataset = 'collider'

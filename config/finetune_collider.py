@@ -1,10 +1,12 @@
 """
-1,000 labelled collider events: from scratch, and from the runs that config/collider.py left in out/collider.
+Fine-tuning on 1,000 labelled collider events, from scratch and from the runs of config/collider.py.
 
     python finetune.py config/finetune_collider.py
     python finetune.py config/finetune_collider.py --n_train=100 --batch_size=32 --seeds=0,1,2,3,4
 
-Two CPU cores: about forty seconds for each row of the table. Expected: the quick start's table in README.md.
+It starts from scratch and from each run that it finds in out/collider.
+For two CPU cores: about 40 seconds for each row of the table.
+Expected: the table under "Quick start" in README.md.
 """
 dataset = 'collider'
 n_train = 1000

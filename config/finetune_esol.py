@@ -1,11 +1,12 @@
 """
-ESOL: the solubility of 1,128 molecules, a regression on SMILES bytes, after config/chemistry_cpu.py.
+Fine-tuning on ESOL: the solubility of 1,128 molecules, predicted from SMILES bytes.
 
     python finetune.py config/finetune_esol.py --dataset=delaney-processed.csv
 
-The file is MoleculeNet's delaney-processed.csv. Splits are random shares here (80/10/10), not the paper's
-scaffolds: scores are not to be compared with Table 2, nor with those under Molecules in RESULTS.md. Two CPU
-cores: about ten minutes.
+The file is MoleculeNet's delaney-processed.csv. The pre-trained models are those of config/chemistry_cpu.py.
+For two CPU cores: about ten minutes.
+Expected: no published score exists for this split. It is a random split (80 / 10 / 10 %), and the paper uses a
+scaffold split. So do not compare with Table 2 of the paper, nor with "Molecules" in docs/RESULTS.md.
 """
 input_column = 'smiles'
 label_column = 'measured log solubility in mols per litre'

@@ -1,5 +1,6 @@
 """
-Makes tests/parity.pt and tests/sma_tiny/ with the authors' code, which tests/test_parity.py does not need:
+Makes tests/parity.pt and tests/sma_tiny/ with the authors' code. tests/test_parity.py compares our code with
+these files, and does not need the authors' code itself:
 
     git clone https://github.com/Johnathan-Xie/sma
     python -m venv theirs
@@ -7,12 +8,17 @@ Makes tests/parity.pt and tests/sma_tiny/ with the authors' code, which tests/te
         safetensors requests tqdm filelock packaging
     PYTHONPATH=sma/src theirs/bin/python tests/make_parity.py
 
-parity.pt: small models of theirs, their weights random multiples of 2^-8 that float16 holds, run in float64.
-For each case its config, weights, inputs; for several ratios the mask and loss with all queries drawn, and
-with a few that are written down; logits, gradient norms; and what SMAForSequenceClassification answers, with
-weights of its own.
-sma_tiny/: what save_pretrained writes, float32, as pytorch_model.bin and as model.safetensors. And a
-fine-tuning run from that folder: its data, the new head's weights, and the validation loss after each step.
+parity.pt holds small models of the authors, which run in float64. Their weights are random multiples of 2^-8,
+which float16 stores exactly. For each model there are:
+  - its config, weights and inputs;
+  - for several ratios the mask, the loss and the gradient norms, once with all queries drawn and once with a
+    few queries, which are stored too, and for the first ratio the logits;
+  - the logits and gradient norms of SMAForSequenceClassification, which has weights of its own.
+It also holds a fine-tuning run from sma_tiny/: the data, the weights of the new head, and the validation loss
+after each step.
+
+sma_tiny/ is a folder that the authors' save_pretrained writes, in float32, with the weights as pytorch_model.bin
+and as model.safetensors.
 """
 
 from pathlib import Path
@@ -48,7 +54,7 @@ def config(kind, d_raw, bias=True, first_heads=2, decoder_heads=2, qk=8, widen=1
 
 
 def randomise(model, seed):
-    """Weights that differ, also those that start as 0 or 1, and that float16 holds exactly."""
+    """Gives all weights random values that float16 stores exactly, also those that start as 0 or 1."""
     g = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         one = 1.0 * ('norm' in name and name.endswith('weight'))
@@ -57,7 +63,10 @@ def randomise(model, seed):
 
 
 def packed(model):
-    """Their state_dict: all numbers in one float16 tensor, and {name: (place, shape)}; copies share one."""
+    """
+    The model's state_dict as one float16 tensor with all numbers, and {name: (where it starts, shape)}. Weights
+    that share memory are stored once.
+    """
     once, parts, at = {}, [], {}
     for k, t in model.state_dict().items():
         if t.data_ptr() not in once:
@@ -73,7 +82,7 @@ def norms(model):
 
 
 def step(model, x, real, ratio, per_query, seed):
-    """A step with these settings: mask, loss, logits of the hidden, queries drawn, gradient norms."""
+    """One step with these settings -> mask, loss, logits at hidden inputs, drawn queries, gradient norms."""
     mask = model.perceiver.encoder.cross_attention.attention.attention.train_noising_function.transforms[0]
     mask.masking_ratio, mask.num_per_query = ratio, per_query
     g, drawn, seen, randperm = torch.Generator().manual_seed(seed), [], {}, torch.randperm
@@ -123,7 +132,7 @@ def main():
             names=names, every=every, few=few, answer=answer.detach(), tuned_norms=norms(tuned),
             tuned_names=tuned_names, tuned_state=packed(tuned),
             tuned_config={**tuned.config.to_dict(), 'architectures': ['SMAForSequenceClassification']})
-    # save_pretrained, with the options that rename weights or leave them out
+    # a folder of save_pretrained, with those options of the model that rename weights or leave them out
     shape = config('cross_attention', 0, bias=False, e=8, share_embedding_weights=True)
     tiny = randomise(SMAForSSL(shape), 99)
     x, valid = (cases['cross-attention, bytes, padding'][k] for k in ('x', 'valid'))
@@ -132,7 +141,7 @@ def main():
     folder = HERE / 'sma_tiny'
     tiny.float().save_pretrained(folder)
     state, once = torch.load(folder / 'pytorch_model.bin', weights_only=True), {}
-    for k, t in state.items():  # as newer versions of transformers write it: a tensor once
+    for k, t in state.items():  # shared tensors are stored once, as newer versions of transformers do
         once.setdefault(t.data_ptr(), (k, t))
     save_file(dict(once.values()), folder / 'model.safetensors', {'format': 'pt'})
     cases['tuning'] = tune(folder)
@@ -140,12 +149,15 @@ def main():
 
 
 def tune(folder, n_step=12, size=6):
-    """Fine-tunes from the folder, AdamW and clipped as their trainer does: data, new weights, curve."""
+    """
+    Fine-tunes from the folder with AdamW and clipped gradients, as the authors' trainer does. -> the data, the
+    weights of the new head, and the validation loss after each step
+    """
     g = torch.Generator().manual_seed(5)
     model = SMAForSequenceClassification.from_pretrained(folder, num_labels=3).double()
     bytes_too, model.perceiver.decoder.encoder_input_preprocessor = model.perceiver.input_preprocessor, None
     head = {k: v.half() for k, v in randomise(model.perceiver.decoder, 6).state_dict().items()}
-    model.perceiver.decoder.encoder_input_preprocessor = bytes_too  # which came with the folder
+    model.perceiver.decoder.encoder_input_preprocessor = bytes_too  # its weights came with the folder
     x, y = torch.randint(4, 262, (5 * size, N), generator=g), torch.randint(3, (5 * size,), generator=g)
     valid = torch.arange(N) < torch.randint(4, N + 1, (5 * size, 1), generator=g)
     optimizer, curve = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0), []
@@ -162,7 +174,7 @@ def tune(folder, n_step=12, size=6):
 
 
 def plain(case):
-    """No objects of theirs in what is saved."""
+    """Removes from the configs what is no plain Python value, so that no class of the authors is saved."""
     known = int, float, str, bool, list, dict, type(None)
     for k in {'config', 'tuned_config'} & case.keys():
         case[k] = {a: b for a, b in case[k].items() if isinstance(b, known)}

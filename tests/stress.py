@@ -1,11 +1,12 @@
 """
-What takes longer than a test suite may: kills at random moments, an hour of work, minutes of random input.
+Stress tests that take too long for the test suite.
 
-    python tests/stress.py kills 200      kill -9, until so many have hit; each run must end as an undisturbed one does
-    python tests/stress.py soak 60        minutes of pre-training with kills, then 50 fine-tunings in one process
-    python tests/stress.py fuzz 5         minutes of tests/test_fuzz.py with many more examples (needs hypothesis)
+    python tests/stress.py kills 200    200 kills (kill -9) at random moments, spread over four kinds of runs
+    python tests/stress.py soak 60      60 minutes of pre-training with kills, then 50 fine-tunings in one process
+    python tests/stress.py fuzz 5       5 minutes of tests/test_fuzz.py with many more examples (needs hypothesis)
 
-Prints a line for each kind, as in the table of RESULTS.md. Everything is made in a temporary folder.
+A run that was killed is resumed, and must leave the same files as a run that was not disturbed. Each test
+prints lines for the table under "Stress tests" in docs/RESULTS.md. All files are made in a temporary folder.
 """
 
 import json
@@ -29,7 +30,7 @@ TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=
         '--device=cpu', '--dataset=t.csv', '--label_column=y']
 PRE = [*TINY, '--batch_size=8', '--log_interval=50', '--eval_interval=40', '--save_interval=15', '--max_steps=900']
 FINE = [*TINY, '--batch_size=16', '--epochs=60', '--init_from=scratch', '--seeds=0,1,2', '--target=binary']
-KINDS = {  # name: (interpreter's options, script, its options, folder of what it makes)
+KINDS = {  # name: (options of python, script, options of the script, the folder where it writes)
     'pre-training': ([], 'pretrain.py', PRE, 'out'),
     'pre-training, two processes': (TORCHRUN, 'pretrain.py', PRE, 'out'),
     'fine-tuning': ([], 'finetune.py', FINE, 'out'),
@@ -37,6 +38,7 @@ KINDS = {  # name: (interpreter's options, script, its options, folder of what i
 
 
 def run_cli(kind, folder, resume=False):
+    """Starts a run of this kind in the folder. Its output goes to said.txt."""
     options, script, knobs, out = KINDS[kind]
     if script != 'data.py':
         knobs = [*knobs, '--out_dir=out', f'--resume={resume}']
@@ -46,7 +48,7 @@ def run_cli(kind, folder, resume=False):
 
 
 def kill(process):
-    """kill -9, of all its processes at once."""
+    """Ends a run and its child processes at once, with kill -9."""
     children = Path(f'/proc/{process.pid}/task/{process.pid}/children')
     for pid in (process.pid, *map(int, children.read_text().split() if children.exists() else ())):
         with suppress(ProcessLookupError):
@@ -55,7 +57,7 @@ def kill(process):
 
 
 def made(kind, folder):
-    """What a run leaves behind, without the times."""
+    """What a run has written, without times: {file name: content}. A temporary file is 'left behind'."""
     out, found = folder / KINDS[kind][3], {}
     for path in sorted(out.rglob('*')):
         if path.suffix == '.pt' and path.name != 'previous.pt':
@@ -72,27 +74,35 @@ def made(kind, folder):
 
 
 def table(path, n):
+    """Writes a CSV of n rows: five numbers and a label of two classes."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, 1)) + rng.normal(size=(n, 5))
     np.savetxt(path, np.column_stack([x, x.sum(1) > 0]), delimiter=',', header='a,b,c,d,e,y', comments='', fmt='%.5g')
 
 
+def folder_with_data(folder, kind):
+    """A new folder with the CSV that this kind of run reads. All folders give it the same time of change."""
+    folder.mkdir()
+    if kind == 'preparing':
+        path, n = folder / 'big.csv', 150_000
+    else:
+        path, n = folder / 't.csv', 300
+    table(path, n)
+    os.utime(path, (1, 1))
+    return folder
+
+
 def kills(wanted):
+    """Kills runs of each kind at random moments and resumes them. Prints a line for each kind."""
     random.seed(0)
     for kind in KINDS:
         hit = runs = lost = 0
         with tempfile.TemporaryDirectory() as home:
-            def fresh(name):
-                folder = Path(home, name)
-                folder.mkdir()
-                table(folder / ('big.csv' if kind == 'preparing' else 't.csv'), 150_000 if kind == 'preparing' else 300)
-                os.utime(next(folder.iterdir()), (1, 1))
-                return folder
-            calm, begin = fresh('calm'), time.monotonic()
+            calm, begin = folder_with_data(Path(home, 'calm'), kind), time.monotonic()
             assert run_cli(kind, calm).wait() == 0, (calm / 'said.txt').read_text()
             usual, right = time.monotonic() - begin, made(kind, calm)
             while hit < wanted / len(KINDS):
-                folder, ended = fresh(f'run{runs}'), None
+                folder, ended = folder_with_data(Path(home, f'run{runs}'), kind), None
                 while ended is None:
                     process = run_cli(kind, folder, resume=True)
                     try:
@@ -109,6 +119,7 @@ def kills(wanted):
 
 
 def soak(minutes):
+    """Pre-trains for so many minutes, with kills, and prints how the memory of a process grew."""
     random.seed(0)
     with tempfile.TemporaryDirectory() as home:
         folder, end, hit, memory = Path(home), time.monotonic() + 60 * minutes, 0, []
@@ -126,7 +137,7 @@ def soak(minutes):
             process.kill()
             process.wait()
             hit += 1
-            if len(sizes) > 60:  # after half a minute, and at the end
+            if len(sizes) > 60:  # compare the memory after half a minute with that at the end
                 memory.append((sizes[30], sizes[-1]))
         growth = max(b / a - 1 for a, b in memory)
         step = torch.load(folder / 'out/last.pt', weights_only=True)['step']
@@ -136,7 +147,7 @@ def soak(minutes):
 
 
 def tune_again(folder):
-    """Fifty fine-tunings in one process, of the t.csv in this folder."""
+    """Fine-tunes fifty times in one process on the t.csv in this folder, and prints its open files and threads."""
     code = f'''if 1:
         import os, runpy, sys
         sys.path.insert(0, {str(ROOT)!r})
@@ -153,6 +164,7 @@ def tune_again(folder):
 
 
 def fuzz(minutes):
+    """Repeats tests/test_fuzz.py for so many minutes. The first failure ends it with status 1."""
     begin, rounds = time.monotonic(), 0
     while time.monotonic() - begin < 60 * minutes:
         rounds += 1
