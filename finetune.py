@@ -43,11 +43,11 @@ from util.runtime import (
     finish,
     lock_output_dir,
     log_line,
+    no_sync,
     print0,
     rewrite_log,
     seed_all,
     set_up,
-    syncing,
     warn,
     wrap,
 )
@@ -124,7 +124,8 @@ def train(name, begin, lr, seed, rows, data, task, shape, config, run, stop):
     raw.to(run.device)
     for part, p in raw.named_parameters():
         p.requires_grad_(not freeze or part.startswith('head'))
-    optimizer = make_optimizer(raw, lr, weight_decay, run.device)
+    knobs = {**config, 'lr': lr}  # of this run
+    optimizer = make_optimizer(raw, knobs, run.device)
     scaler, skips = make_scaler(run), Skips(run)
     model = wrap(raw, run)
 
@@ -146,7 +147,7 @@ def train(name, begin, lr, seed, rows, data, task, shape, config, run, stop):
                disable=run.rank > 0 or not sys.stderr.isatty())
     batches = micro_batches(data, train_rows, batch_size, accumulation, seed, 0, run, labels)
     for step in range(total):
-        set_lr(optimizer, lr_at(step, total, lr, min_lr, warmup_steps))
+        set_lr(optimizer, lr_at(step, total, knobs))
         for i in range(accumulation):
             x, valid, y, step_rows = next(batches)
             seed_all(seed, step, i * run.world + run.rank)  # crops and dropout: see pretrain.py
@@ -154,7 +155,7 @@ def train(name, begin, lr, seed, rows, data, task, shape, config, run, stop):
                 x, y = mix(data.inputs(x, scale=(0.08, 1.0), change=three_augment), y, n_out)
             else:
                 x = data.inputs(x)
-            with syncing(model, run, last=i == accumulation - 1):
+            with no_sync(model, run, last=i == accumulation - 1):
                 with run.autocast():
                     loss = loss_of(model(x, valid), y, task['target']) / len(step_rows)
                 scaler.scale(loss * run.world).backward()  # times world, as DDP averages over ranks

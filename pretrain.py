@@ -28,21 +28,21 @@ from data import micro_batches, name_of, open_data
 from eval import masked_loss
 from masking import Masking
 from model import build
-from util.checkpoint import check_state, load, load_weights, must_match, save, shape_of
-from util.checks import check_batch, check_fits, check_masking, check_numbers
+from util.checkpoint import check_optimizer_state, load, load_weights, must_match, save, shape_of
+from util.checks import check_batch, check_fits, check_masking, check_norm, check_numbers
 from util.errors import fail, run_cli
-from util.optim import Skips, lr_at, make_optimizer, make_scaler, set_lr, update
+from util.optim import Skips, cosine, lr_at, make_optimizer, make_scaler, set_lr, update
 from util.runtime import (
     Stop,
     finish,
     lock_output_dir,
     log_line,
+    no_sync,
     print0,
     rewrite_log,
     seed_all,
     set_up,
     sum_ranks,
-    syncing,
     warn,
     wrap,
 )
@@ -142,7 +142,7 @@ def main():
     seed_all(seed)
     raw = build({**config, **shape}, d_raw=data.d_raw).to(run.device)  # the model without wrappers
     model_args = dict(vars(raw.config))
-    optimizer = make_optimizer(raw, lr, weight_decay, run.device)
+    optimizer = make_optimizer(raw, config, run.device)
     scaler, skips, since = make_scaler(run), Skips(run), Interval(width, run)
     parts = dict(model=raw, optimizer=optimizer, scaler=scaler, since=since)  # what is saved and resumed
     steps_per_epoch = len(train_rows) // batch_size
@@ -160,7 +160,8 @@ def main():
             fail(f'{dataset} has changed since {out}/last.pt was saved: train anew, in another --out_dir')
         if old.get('dealt', dealt) != dealt:
             print0(run, f'accumulation x processes was {old["dealt"]}, is {dealt}: other masks from here on')
-        check_state(optimizer, old['optimizer'], f'{out}/last.pt')
+        check_optimizer_state(optimizer, old['optimizer'], f'{out}/last.pt')
+        check_norm(data, old)
         data.norm = old['norm']
         step, best = old['step'], old['best']
         since.restart(step)
@@ -189,10 +190,10 @@ def main():
     stopped = False
 
     while step < total and not stopped:
-        rate = set_lr(optimizer, lr_at(step, total, lr, min_lr, warmup_steps))
+        rate = set_lr(optimizer, lr_at(step, total, config))
         random_fraction = None  # a tensor: torch.compile would take every new float for a new program
         if step < anneal * total:  # filled in there: a copy would wait for the device
-            random_fraction = torch.full((), lr_at(step, anneal * total, 1.0, 0.0, 0), device=run.device)
+            random_fraction = torch.full((), cosine(step, anneal * total, 1.0, 0.0), device=run.device)
 
         for i in range(accumulation):
             # batch: x (B, n) int64 or (B, n, d_raw) float32, valid (B, n) bool or None; `step_rows` are all
@@ -202,7 +203,7 @@ def main():
             x, valid, _, step_rows = next(batches)
             seed_all(seed, step, i * run.world + run.rank)
             x = data.inputs(x, scale=(0.2, 1.0))  # images: a random crop, as the authors' code takes it
-            with syncing(model, run, last=i == accumulation - 1):
+            with no_sync(model, run, last=i == accumulation - 1):
                 # mask, encode, decode, loss: SMA.forward. The loss is a mean over the hidden inputs of the
                 # whole step
                 with run.autocast():

@@ -336,7 +336,7 @@ def test_log_and_checkpoints(run, table, tmp_path, mask):
     assert list(values) == [4, 8, 12] and best['step'] == min(values, key=values.get) and last['step'] == 12
     assert best['best'] == min(values.values()) and last['config']['mask'] == mask
     assert last['norm']['kind'] == 'quantile' and last['model_args']['seq_len'] == 5
-    assert last['columns'] == ['a', 'b', 'c', 'd', 'e'] and lines[0]['lr'] == lr_at(1, 12, 1e-3, 0.0, 2)
+    assert last['columns'] == ['a', 'b', 'c', 'd', 'e'] and lines[0]['lr'] == lr_at(1, 12, last['config'])
     assert all((line.get('val_loss') == line.get('val_loss_random')) == (mask == 'random') for line in lines[1::2])
 
 

@@ -177,9 +177,9 @@ def their_loss(other, x, valid):
 
 def stepper(raw, inputs, knobs, run, may_compile=True):
     """-> function (x, valid, how) that takes an optimiser step, as the stages do; how = None: fine-tuning."""
-    ours, model, decay = isinstance(raw, SMA), wrap(raw, run) if may_compile else raw, knobs['weight_decay']
-    optimizer = make_optimizer(raw, 1e-4, decay, run.device) if ours else \
-        torch.optim.AdamW(raw.parameters(), 1e-4, weight_decay=decay)
+    ours, model = isinstance(raw, SMA), wrap(raw, run) if may_compile else raw
+    optimizer = make_optimizer(raw, {**knobs, 'lr': 1e-4}, run.device) if ours else \
+        torch.optim.AdamW(raw.parameters(), 1e-4, weight_decay=knobs['weight_decay'])
     scaler = make_scaler(run)
 
     def step(x, valid, how=None):
