@@ -97,6 +97,8 @@ class Layer(nn.Module):
 
     def __init__(self, c: SMAConfig, q_dim: int, kv_dim: int, drop_path: float = 0.0):
         super().__init__()
+        if c.n_head < 1 or c.qk_dim % c.n_head or q_dim % c.n_head:
+            fail(f'{c.n_head} heads must divide the widths of their layer, {c.qk_dim} and {q_dim}')
         self.n_head = c.n_head
         self.dropout_rate = c.dropout
         self.drop_path_rate = drop_path

@@ -126,7 +126,7 @@ def copies(run, monkeypatch):
 
     def scaler(run):  # the real one decides on the GPU which steps to skip, by a kernel that there is not for meta
         off = torch.amp.GradScaler(enabled=False)
-        off.always = None
+        off.fixed_scale = None
         return off
 
     def call(script, *options):

@@ -9,8 +9,6 @@ import torch
 
 import data
 from data import CLS, PAD, SEP, epoch_batches, open_dataset, prefetch
-from util import checks
-from util.checks import check_norm
 from util.errors import UserError
 from util.scaling import fit_norm, normalise
 
@@ -18,25 +16,6 @@ from util.scaling import fit_norm, normalise
 def opened(tmp_path, dataset, **knobs):
     usual = dict(val_share=0.2, test_share=0.2, data_dir=str(tmp_path / 'datasets'))
     return open_dataset(str(dataset), **{**usual, **knobs})
-
-
-def test_a_crafted_scale_is_refused(tmp_path):
-    np.savetxt(tmp_path / 'a.csv', np.random.default_rng(0).normal(size=(50, 3)), delimiter=',', header='a,b,c', comments='')
-    d = opened(tmp_path, tmp_path / 'a.csv')
-    for kind in ('standard', 'quantile', 'none'):
-        norm = fit_norm(d, d.rows('train'), kind)
-        check_norm(d, dict(norm=norm, columns=['a', 'b', 'c']))
-        for k in norm.keys() - {'kind'}:
-            for bad in (norm[k] * torch.nan, norm[k][..., :2, :], 3, None, {}):
-                with pytest.raises(UserError, match='damaged'):
-                    check_norm(d, dict(norm={**norm, k: bad}))
-    for bad in (dict(norm={'kind': 'max'}), dict(norm=3), dict(norm={'kind': 'none'}, columns=[2]), dict(norm=norm, columns=[1, 'b']),
-                dict(norm=norm, columns=5)):
-        with pytest.raises(UserError, match='damaged'):
-            check_norm(d, bad)
-    standard = fit_norm(d, d.rows('train'), 'standard')
-    with pytest.raises(UserError, match='damaged'):
-        check_norm(d, dict(norm={**standard, 'std': standard['std'] * 0}))
 
 
 # ---- batches
@@ -220,30 +199,6 @@ def test_quantiles_are_scikit_learns(tmp_path):
     assert off.mean() < 0.005  # the noise moves little but the outermost values
 
 
-def checkpoint_of(columns, norm=None, **more):
-    return dict(model_args=dict(d_raw=1, seq_len=len(columns)), columns=columns, norm=norm, **more)
-
-
-def test_columns_are_compared_by_name_and_nameless_ones_by_their_values(tmp_path):
-    rng = np.random.default_rng(0)
-    x = rng.normal([0, 50, 3], [1, 3, 9], size=(500, 3))
-    np.savetxt(tmp_path / 'a.csv', x, delimiter=',', header='a,b,c', comments='')
-    np.save(tmp_path / 'x.npy', x)
-    np.save(tmp_path / 'reversed.npy', x[:, ::-1])
-    np.save(tmp_path / 'grams.npy', x * [1, 1000, 1])
-    named = opened(tmp_path, tmp_path / 'a.csv')
-    norm = fit_norm(named, named.rows('train'), 'standard')
-    assert checks.check_fits(named, checkpoint_of([*'abc'], norm)) == ''
-    for columns, word in (('cba', 'another order'), ('abd', "'c' for 'd' at place 3"), ('xyz', 'other columns')):
-        with pytest.raises(UserError, match=word):
-            checks.check_fits(named, checkpoint_of([*columns], norm))
-    with pytest.raises(UserError, match="texts of column 'a'"):
-        checks.check_fits(named, checkpoint_of([*'abc'], norm, categories={'a': {'red': 0}}))
-    for kind in ('standard', 'quantile'):
-        known = checkpoint_of([*'abc'], fit_norm(named, named.rows('train'), kind))
-        for name, word in (('x', ''), ('reversed', "column 'c"), ('grams', "column 'c1'")):
-            said = checks.check_fits(opened(tmp_path, tmp_path / f'{name}.npy'), known)
-            assert word in said and bool(word) == bool(said)
 
 
 @pytest.mark.parametrize('kind', ['standard', 'quantile'])

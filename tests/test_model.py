@@ -1,20 +1,17 @@
 """model.py: the fast paths against the slow ones, what may not leak, and Eq. 1."""
 
 import math
-import zipfile
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import masking
 from masking import Masking, attention_map, hide_random, n_hidden
-from model import FREE, SMA, Decoder, Layer, SMAConfig, build, gather_rows, mask_to_indices, walk
-from util.checkpoint import load, load_weights, save, shape_of
+from model import SMA, Decoder, Layer, SMAConfig, gather_rows, mask_to_indices, walk
 from util.errors import UserError
 from util.optim import make_optimizer
 from util.runtime import wrap
@@ -154,7 +151,7 @@ def test_eq_1_learning_does_not_depend_on_the_order_of_inputs(n_latent, d_raw, m
         model, data, history = make(n_latent, d_raw), torch.Generator().manual_seed(9), []
         if permuted:
             model.P.data = model.P.data[to]
-        optimizer = make_optimizer(model, 1e-2, 0.01, 'cpu')
+        optimizer = make_optimizer(model, dict(lr=1e-2, weight_decay=0.01), 'cpu')
         for _ in range(12):
             x = (torch.randn(B, N, d_raw, generator=data).double() if d_raw
                  else torch.randint(6, 262, (B, N), generator=data))
@@ -179,7 +176,7 @@ def test_eq_1_learning_does_not_depend_on_the_order_of_inputs(n_latent, d_raw, m
 @pytest.mark.parametrize('n_latent', ENCODERS)
 def test_one_batch_can_be_overfitted(n_latent, d_raw):
     model, (x, valid) = make(n_latent, d_raw, double=False), inputs(d_raw, double=False)
-    optimizer = make_optimizer(model, 1e-3, 0.0, 'cpu')
+    optimizer = make_optimizer(model, dict(lr=1e-3, weight_decay=0.0), 'cpu')
     for step in range(1000):
         loss, hidden = model(x, valid, Masking('random', 0.3), torch.Generator().manual_seed(0))
         loss = loss.sum() / hidden.sum()
@@ -214,7 +211,7 @@ def group_shares(n_latent, looks, seed=0):
     group = (torch.arange(n) // size)[torch.randperm(n)]
     model = SMA(SMAConfig(d_raw=1, embed_dim=64, v_dim=64, qk_dim=64, n_head=4, n_layer=2, seq_len=n,
                           n_latent=2 * n_latent))
-    optimizer = make_optimizer(model, 1e-3, 0.01, 'cpu')
+    optimizer = make_optimizer(model, dict(lr=1e-3, weight_decay=0.01), 'cpu')
 
     def draw(rows):
         return (torch.randn(rows, n_group)[:, group] + 0.5 * torch.randn(rows, n))[..., None] / math.sqrt(1.25)
@@ -366,69 +363,6 @@ def test_decoding_in_pieces_is_decoding_at_once_in_less_memory(n_latent, compile
 def test_shapes_that_cannot_be(bad):
     with pytest.raises(UserError, match='must'):
         make(0, 0, **bad)
-
-
-def test_checkpoints_round_trip_and_name_what_is_new(tmp_path):
-    old, new = make(0, 1), make(0, 1, seed=1, n_out=2)
-    save(tmp_path / 'a' / 'last.pt', dict(model=old.state_dict(), model_args=vars(old.config), config={}))
-    checkpoint = load(tmp_path / 'a')  # a folder means its last.pt
-    loaded, fresh = load_weights(new, checkpoint['model'], new=('head.', 'head_query'), dropped=('decoder.',))
-    assert loaded + fresh == len(new.state_dict()) and fresh == sum(k.startswith('head') for k in new.state_dict())
-    assert all(torch.equal(v, new.state_dict()[k]) for k, v in old.state_dict().items() if not k.startswith('decoder.'))
-    with pytest.raises(UserError, match='does not fit'):
-        load_weights(new, checkpoint['model'])  # nobody said that the head is new
-    (tmp_path / 'cut.pt').write_bytes((tmp_path / 'a' / 'last.pt').read_bytes()[:500])
-    torch.save({'a': 1}, tmp_path / 'other.pt')
-    for path, word in (('cut.pt', 'cut short'), ('other.pt', 'not a checkpoint'), ('none.pt', 'no checkpoint')):
-        with pytest.raises(UserError, match=word):
-            load(tmp_path / path)
-
-
-def test_what_is_damaged_or_crafted_is_no_checkpoint(tmp_path):
-    model = make(4, 0)
-    good = dict(model=model.state_dict(), model_args=vars(model.config), config={'lr': 1.0}, step=3, best=0.5)
-    save(tmp_path / 'good.pt', good)
-    content = (tmp_path / 'good.pt').read_bytes()
-    rng, taken = np.random.default_rng(0), 0
-    for place in rng.integers(len(content), size=200):
-        flipped = bytearray(content)
-        flipped[place] ^= 1 << rng.integers(8)
-        (tmp_path / 'flipped.pt').write_bytes(flipped)
-        try:
-            found = load(tmp_path / 'flipped.pt')
-        except UserError:
-            continue
-        taken += 1  # a bit that says nothing: of a date, or between the parts
-        assert all(torch.equal(found['model'][k], v) for k, v in good['model'].items())
-        assert found['model_args'] == good['model_args'] and found['step'] == 3
-    assert taken < 100
-    nan = {k: v.clone() for k, v in model.state_dict().items()}
-    nan['first.key.weight'][0, 0] = torch.nan
-    args = good['model_args']
-    for change, word in (
-            (dict(model=nan), 'first.key.weight has numbers that are not finite'), (dict(step=-1), 'damaged'),
-            (dict(model_args={**args, 'n_layer': 10 ** 9}), 'damaged'), (dict(best='x'), 'damaged'),
-            (dict(model_args={**args, 'v_dim': 2.5}), 'damaged'), (dict(config=[1]), 'damaged'),
-            (dict(model_args={**args, 'embed_dim': 2 ** 40}), 'shape|damaged'), (dict(config={'lr': {}}), 'damaged'),
-            (dict(model_args={**args, 'seq_len': 10 ** 12}), 'another shape'), (dict(model=3), 'damaged'),
-            (dict(model_args=None), 'damaged'), (dict(model_args={}), 'shape|damaged')):
-        torch.save({**good, **change}, tmp_path / 'odd.pt')
-        with pytest.raises(UserError, match=word):
-            load(tmp_path / 'odd.pt')
-    with zipfile.ZipFile(tmp_path / 'good.pt') as a, zipfile.ZipFile(tmp_path / 'b.pt', 'w', zipfile.ZIP_DEFLATED) as b:
-        for part in a.infolist():
-            b.writestr(part.filename, a.read(part))
-    with pytest.raises(UserError, match='packed'):
-        load(tmp_path / 'b.pt')
-    with pytest.raises(UserError, match='not finite'):
-        save(tmp_path / 'good.pt', {**good, 'model': nan})
-    assert (tmp_path / 'good.pt').read_bytes() == content and not list(tmp_path.glob('*.tmp'))
-
-
-def test_an_older_checkpoint_has_the_defaults_of_newer_fields():
-    args = {k: v for k, v in vars(make(0, 1).config).items() if k not in ('mlp_ratio', 'drop_path')}
-    assert shape_of(args)['mlp_ratio'] == SMAConfig().mlp_ratio and build(args).config.drop_path == 0
-    assert not set(FREE) & set(shape_of(args)) and set(FREE) | set(shape_of(args)) == set(vars(SMAConfig()))
 
 
 # ---- fast paths beside the plain ones that their docstrings name

@@ -1,22 +1,19 @@
 """
 prepare.py: files made here and real ones, each data set of the table from its own format,
-images against Pillow, a server that misbehaves, processes that meet or are killed, memory.
+images against Pillow, processes that meet or are killed, memory.
 """
 
 import builtins
 import csv
 import gzip
 import hashlib
-import http.server
 import json
 import lzma
 import os
 import signal
-import socketserver
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 import zlib
@@ -30,7 +27,7 @@ from samples import sample, shrink, tarred
 from test_data import opened
 
 from data import open_dataset
-from util import arrays, download, files, images, prepare, tables
+from util import arrays, files, images, prepare, tables
 from util import sequences as sequence_readers
 from util.collider import HIGGS_COLUMNS
 from util.errors import UserError
@@ -872,172 +869,6 @@ def test_what_a_user_can_do_wrong_with_images(tmp_path, put, run, monkeypatch):
     monkeypatch.setattr(builtins, '__import__', without_pillow)
     fails('pip install Pillow', opened, tmp_path, tmp_path / 'p')
     assert not list((tmp_path / 'datasets').iterdir())
-
-
-# ---- downloads
-
-CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8))
-GOOD = dict(size=len(CONTENT), digest=f'sha256:{hashlib.sha256(CONTENT).hexdigest()}')
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT the way the next word of `plan` says; the last word stays."""
-    plan, asked, ifs = [], [], []
-
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
-        how = self.plan.pop(0) if len(self.plan) > 1 else self.plan[0]
-        want = self.headers.get('Range')
-        self.asked.append((self.path, want))
-        self.ifs.append(self.headers.get('If-Range'))
-        start = int(want[6:].rstrip('-'))
-        version, content = ('"2"', CONTENT[::-1]) if how == 'changed' else ('"1"', CONTENT)
-        if self.headers.get('If-Range', version) != version:
-            start = 0  # as RFC 9110 has it: another version is sent whole
-        if isinstance(how, int) or start >= len(CONTENT):
-            self.send_response(how if isinstance(how, int) else 416)
-            self.end_headers()
-            return
-        if how == 'no ranges':
-            start = 0
-        self.send_response(206 if start else 200)
-        if start:
-            shown = start - 7 if how == 'wrong range' else start
-            end = start + 9 if how == 'ten bytes' else len(CONTENT) - 1
-            self.send_header('Content-Range', f'bytes {shown}-{end}/{len(CONTENT)}')
-        body = content[start:start + 10] if how == 'ten bytes' and start else content[start:]
-        if how not in ('no length', 'endless'):
-            self.send_header('Content-Length', str(len(body)))
-        self.send_header('ETag', version)
-        if how == 'html':
-            self.send_header('Content-Type', 'text/html; charset=utf-8')
-        self.end_headers()
-        if how == 'endless':
-            body *= 100
-        if how == 'corrupt':
-            body = body[:-1] + bytes([body[-1] ^ 1])
-        if how in ('cut', 'stall', 'hang'):
-            self.wfile.write(body[:100_000] if how != 'hang' else b'')
-            self.wfile.flush()
-            if how != 'cut':
-                time.sleep(0.5)
-            self.connection.close()
-            return
-        self.wfile.write(body)
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """server(*plan) -> a function that downloads from a server that behaves so."""
-    class Threads(socketserver.ThreadingMixIn, http.server.HTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *args):
-            pass
-    with Threads(('127.0.0.1', 0), Server) as http_server:
-        threading.Thread(target=http_server.serve_forever, args=(0.05,), daemon=True).start()
-        monkeypatch.setattr(download, 'WAITS', (0, 0, 0, 0))
-        monkeypatch.setattr(download, 'TIMEOUT', (0.3, 0.3))
-
-        def plan(*words):
-            Server.plan, Server.asked, Server.ifs = list(words), [], []
-            file = ('f.bin', f'{plan.address}/f.bin')
-            return lambda size=None, digest=None: download.download(*file, size, digest, tmp_path)
-        plan.address = f'http://127.0.0.1:{http_server.server_port}'
-        yield plan
-        http_server.shutdown()
-
-
-@pytest.mark.parametrize('plan, requests', [
-    (['fine'], 1), (['cut', 'fine'], 2), (['cut', 'cut', 'fine'], 3), (['stall', 'fine'], 2),
-    ([503, 'fine'], 2), (['cut', 503, 429, 'fine'], 4), (['no length'], 1), (['cut', 'no ranges'], 2),
-    (['corrupt', 'fine'], 2), (['cut', 'wrong range', 'fine'], 3), (['cut', 416, 'fine'], 3)])
-def test_a_download_comes_whole_from_a_server_that_misbehaves(server, tmp_path, plan, requests):
-    path = server(*plan)(**GOOD)
-    assert path.read_bytes() == CONTENT and path == tmp_path / 'downloads/f.bin'
-    assert len(Server.asked) == requests and os.listdir(path.parent) == ['f.bin']
-    if plan[0] == 'cut':  # taken up where it broke, but for a block that was under way
-        assert 30_000 < int(Server.asked[1][1][6:-1]) <= 100_000
-    assert server('fine')(**GOOD) == path and not Server.asked  # found, and not fetched again
-
-
-@pytest.mark.parametrize('have, asked', [(12345, ['bytes=12345-']), (len(CONTENT), [])])
-def test_a_download_of_a_process_that_is_gone_goes_on(server, tmp_path, monkeypatch, have, asked):
-    gone = subprocess.Popen(['true'])
-    gone.wait()
-    (tmp_path / 'downloads').mkdir()
-    for pid, content in ((gone.pid, CONTENT[:have]), (os.getppid(), b'under way')):  # and of one that lives
-        with monkeypatch.context() as patch:
-            patch.setattr(os, 'getpid', lambda: pid)
-            files.temporary(tmp_path / 'downloads/f.bin', 'f.bin')[0].write_bytes(content)
-    assert server('fine')(**GOOD).read_bytes() == CONTENT and [want for _, want in Server.asked] == asked
-    assert [p.read_bytes() for p in (tmp_path / 'downloads').glob('f.bin.*')] == [b'under way']
-
-
-@pytest.mark.parametrize('plan, requests', [
-    (['cut', 'fine'], 2), (['cut', 'ten bytes', 'fine'], 3), (['cut', 'changed', 'changed'], 2)])
-def test_without_a_hash_a_download_is_whole_and_of_one_version(server, tmp_path, plan, requests, capsys):
-    got = server(*plan)().read_bytes()
-    assert got == (CONTENT[::-1] if 'changed' in plan else CONTENT)
-    assert len(Server.asked) == requests and Server.ifs[1] == '"1"'
-    assert os.listdir(tmp_path / 'downloads') == ['f.bin']
-    assert f'sha256:{hashlib.sha256(got).hexdigest()} in its row of DATASETS pins it' in capsys.readouterr().out
-
-
-def test_a_part_whose_version_nobody_knows_is_fetched_anew(server, tmp_path, monkeypatch):
-    gone = subprocess.Popen(['true'])
-    gone.wait()
-    (tmp_path / 'downloads').mkdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, 'getpid', lambda: gone.pid)
-        files.temporary(tmp_path / 'downloads/f.bin', 'f.bin')[0].write_bytes(b'of last year')
-    assert server('fine')().read_bytes() == CONTENT and Server.asked[0][1] == 'bytes=0-'
-
-
-@pytest.mark.parametrize('how, word, checks', [
-    ('html', 'HTML', {}), ('no length', 'how long', {}), ('endless', 'how long', {}), ('endless', 'not', GOOD),
-    ('endless', 'bytes', dict(size=GOOD['size']))])
-def test_what_is_not_the_file_is_not_taken_and_fills_no_disk(server, tmp_path, how, word, checks):
-    fails(word, server(how), **checks)
-    left = sum(path.stat().st_size for path in (tmp_path / 'downloads').iterdir())
-    assert left <= 2 * len(CONTENT) and not (tmp_path / 'downloads/f.bin').exists()
-
-
-def test_a_mirror_that_is_not_there_and_its_password(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv('SMA_MIRROR', str(tmp_path / 'mirorr'))
-    fails('is no folder', server('fine'), **GOOD)
-    monkeypatch.setenv('SMA_MIRROR', server.address.replace('//', '//me:secret@'))
-    server('fine')(**GOOD)
-    assert 'secret' not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize('plan, checks, requests', [
-    ([404], GOOD, 1), ([403], {}, 1), ([503], GOOD, 4), (['corrupt'], GOOD, 4), (['hang'], GOOD, 4),
-    (['fine'], dict(size=77), 4), (['fine'], dict(digest='md5:00'), 4)])
-def test_a_download_that_fails_says_what_to_do(server, tmp_path, plan, checks, requests):
-    get = server(*plan)
-    with pytest.raises(UserError) as error:
-        get(**checks)
-    assert len(Server.asked) == requests and not (tmp_path / 'downloads/f.bin').exists()
-    for word in (f'{server.address}/f.bin', str(tmp_path / 'downloads/f.bin'), 'SMA_MIRROR'):
-        assert word in str(error.value)
-
-
-def test_mirrors(server, tmp_path, monkeypatch):
-    get = server('fine')
-    monkeypatch.setenv('SMA_MIRROR', f'{server.address}/some/where/')
-    get(**GOOD)
-    assert [path for path, _ in Server.asked] == ['/some/where/f.bin']
-    mine = tmp_path / 'mine/at/any/depth/g.bin'
-    mine.parent.mkdir(parents=True)
-    mine.write_bytes(CONTENT)
-    monkeypatch.setenv('SMA_MIRROR', str(tmp_path / 'mine'))
-    nowhere = ('g.bin', 'http://127.0.0.1:9/g.bin', *GOOD.values(), tmp_path)
-    assert download.download(*nowhere) == mine
-    mine.write_bytes(CONTENT[:-1])  # a file put there by hand is checked as well
-    fails('g.bin: it has 299,999 bytes', download.download, *nowhere)
 
 
 # ---- processes: whole or not at all

@@ -53,7 +53,7 @@ from util.checkpoint import load_weights
 from util.checks import check_batch, check_numbers
 from util.errors import fail, run_cli
 from util.optim import make_optimizer, make_scaler, update
-from util.runtime import log_line, set_up, wrap
+from util.runtime import set_up, wrap
 from util.scaling import fit_norm
 
 SHARED_KNOBS = ('util/runtime.py',)  # device, dtype
@@ -100,8 +100,16 @@ def main():
                 replace_by_random_rows(knobs, folder)
             row.update(measure(knobs, guided, random, run))
         table = [row]
-    log_line(Path(out), run, **row)
+    append_line(out, row)
     show(table)
+
+
+def append_line(path, row):
+    """Appends a row to a file of JSON lines."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a') as f:
+        f.write(json.dumps(row) + '\n')
 
 
 def split_arguments(arguments):
@@ -277,7 +285,7 @@ def their_step(other, inputs, knobs, run):
 
 
 def adamw(model, knobs, run):
-    return make_optimizer(model, LR, knobs['weight_decay'], run.device)
+    return make_optimizer(model, {**knobs, 'lr': LR}, run.device)
 
 
 def make_step(model, loss_of, optimizer, knobs, run, inputs=None):

@@ -1,168 +1,339 @@
-"""Weights in and out."""
+"""
+Checkpoints: saved whole or not at all, and not trusted when they are loaded.
 
-import json
+A checkpoint is a dict. Those of pretrain.py and finetune.py share these entries:
+
+    model         {name: tensor}, the weights         columns      names of the inputs of a table, or None
+    model_args    the fields of SMAConfig             categories   {column: {text: its number}} of texts in a table
+    config        the knobs of the run                norm         the scale of floats (util/scaling.py)
+    step, data    when and on what it was trained     optimizer, scaler    pre-training: what --resume needs
+    task          fine-tuning: what is predicted and how it is scored (util/tasks.py)
+"""
+
+import math
 import os
-import zipfile
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 import torch
 
+from configurator import ROOT, find_knobs, fit
+from masking import Masking
 from model import FREE, SMAConfig, build
-from util.authors import from_theirs
-from util.download import download
+from util.authors import is_theirs, load_theirs
 from util.errors import UserError, fail
 from util.files import atomic_write
+from util.metrics import METRICS
+from util.runtime import is_first_process
+from util.tensors import read_pt
+
+# Entries that hold tensors. All others are plain values: numbers, texts, None, lists and dicts.
+WITH_TENSORS = ('model', 'optimizer', 'scaler', 'since', 'norm')
+# Names as they were until November 2026, and as they are now.
+RENAMED_ENTRIES = {'outcome': 'task'}
+RENAMED_KNOBS = {'valid_share': 'val_share', 'valid_file': 'val_file'}
+# Knobs that a later stage reads out of a checkpoint, beside those of the data and of the mask.
+TYPES_OF_KNOBS = {'norm': str, 'max_len': int, 'target': str, 'metric': str}
 
 
-def shape_of(model_args):
-    """The fields that make a shape; one that an older checkpoint lacks has its default."""
-    return {f.name: model_args.get(f.name, f.default) for f in fields(SMAConfig) if f.name not in FREE}
-
+# -----------------------------------------------------------------------------
+# out and in
 
 def save(path, checkpoint):
-    """Never half a checkpoint, nor one of a model that has failed: the last good one stays. Plain dicts."""
-    if not all(torch.isfinite(t).all() for t in checkpoint['model'].values()):
-        fail(f'weights are not finite, {path} is not written: lower lr, or look at the data')
+    """
+    Write a checkpoint, whole or not at all. Fails if the weights are not finite: then a file that was there before
+    stays.
+    """
+    for tensor in checkpoint['model'].values():
+        if not torch.isfinite(tensor).all():
+            fail(f'the weights are not finite any more, so {path} is not written: lower --lr, or look for extreme values '
+                 'in the data')
     with atomic_write(path) as f:
         torch.save(checkpoint, f)
 
 
 def load(path, keys=('model', 'model_args', 'config'), data_dir='datasets'):
     """
-    A checkpoint that has these keys; a folder means its last.pt. Only tensors are unpickled, and nothing is
-    taken on trust: checksums, shapes, numbers. The authors' weights, a folder with config.json or
-    hf:OWNER/NAME (kept in DATA_DIR/downloads), are turned into ours.
+    Read a checkpoint that has these entries, onto the CPU. Fails if it is damaged.
+
+    path: a file, or a folder, which means its last.pt; or weights of the authors, as a folder with config.json or as
+    hf:OWNER/NAME, which is kept in DATA_DIR/downloads. Those are turned into a checkpoint of ours.
     """
-    theirs, path = str(path).startswith('hf:') or Path(path, 'config.json').exists(), Path(path)
-    if theirs and not (path / 'last.pt').exists():
-        return load_theirs(str(path), data_dir)
-    path = path / 'last.pt' if path.is_dir() else path
-    if not path.is_file():
-        fail(f'no checkpoint {path}: a .pt file, or a folder with last.pt in it, is wanted')
+    if is_theirs(path):
+        checkpoint, sentence = load_theirs(path, data_dir)
+        check_model(checkpoint, path)
+        if is_first_process():
+            print(f'{path}: {sentence}', flush=True)
+        return checkpoint
+    path = Path(path)
+    if os.path.isdir(path):
+        path = path / 'last.pt'
+    if not os.path.isfile(path):
+        fail(f'no checkpoint {path}: give a .pt file, or a folder that has a last.pt')
     checkpoint = read_pt(path)
-    if isinstance(checkpoint, dict) and 'outcome' in checkpoint:  # as `task` was called until November 2026
-        checkpoint['task'] = checkpoint.pop('outcome')
-    missing = [k for k in keys if not isinstance(checkpoint, dict) or k not in checkpoint]
+    if not isinstance(checkpoint, dict):
+        fail(f'{path} is not a checkpoint of this project')
+    checkpoint = {RENAMED_ENTRIES.get(name, name): value for name, value in checkpoint.items()}
+    missing = [name for name in keys if name not in checkpoint]
     if missing:
-        fail(f'{path} is not a checkpoint of the kind that is wanted: it lacks {", ".join(missing)}')
+        fail(f'{path} is not a checkpoint of the stage that is needed here: it lacks {", ".join(missing)}')
     check_checkpoint(checkpoint, path)
-    old = {'valid_share': 'val_share', 'valid_file': 'val_file'}  # as knobs were called until November 2026
-    checkpoint['config'] = {old.get(k, k): v for k, v in checkpoint['config'].items()}
+    config = {RENAMED_KNOBS.get(name, name): value for name, value in checkpoint['config'].items()}
+    config.setdefault('mask', Masking().mask)  # as in Masking.of
+    check_config(config, path)
+    checkpoint['config'] = config
     return checkpoint
-
-
-def read_pt(path):
-    """What torch.save wrote. Of its zip archive torch.load does not compare the checksums; here they count."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(part.compress_type for part in archive.infolist()):  # it could unpack to any size
-                raise ValueError('packed')
-            if archive.testzip():
-                raise ValueError('wrong checksum')
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # files may be damaged in many ways
-        reason = f': {error}' if type(error) is ValueError else ''
-        fail(f'{path} is no checkpoint, or it is damaged or cut short ({type(error).__name__}{reason})')
-
-
-def check_checkpoint(checkpoint, path):
-    """Fails unless its weights are finite and of the shape that model_args call for, and the rest is plain."""
-    args, state, config = (checkpoint.get(k, {}) for k in ('model_args', 'model', 'config'))
-    step, best = checkpoint.get('step', 0), checkpoint.get('best', 0.0)
-    plain = {int, float, str, bool, type(None), tuple, list}
-    try:
-        numbers = [args[f.name] for f in fields(SMAConfig) if f.type is int and f.name in args]
-        odd = {*map(type, [*numbers, step])} - {int} or {*map(type, config.values())} - plain or \
-            type(best) not in (int, float)
-        if odd or step < 0 or args['n_layer'] > len(state) + 1:  # a billion layers would take for ever to make
-            raise TypeError
-        with torch.device('meta'):
-            load_weights(build(args), {k: t.to('meta') for k, t in state.items()})
-        bad = next((k for k, t in state.items() if not torch.isfinite(t).all()), None)
-    except (AttributeError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        fail(f'{path} is damaged: its model_args, weights or config make no model ({type(error).__name__})')
-    if bad:
-        fail(f'{path}: {bad} has numbers that are not finite, as its training had failed: take an earlier one')
 
 
 def load_weights(model, state, new=(), dropped=()):
-    """Copies weights by name and sees to it which: all but those named `new..`, left over only those named
-    `dropped..`. -> how many were copied, how many are new"""
+    """
+    Copy weights into a model by their names. Fails unless the names and shapes agree, but for names that begin with one
+    of `new`, which the state may lack, and of `dropped`, which the model may lack. -> (how many were copied, how many
+    weights of the model are new)
+    """
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        fail(f'the checkpoint has another shape of model: {str(error).splitlines()[1].strip()}')
-    odd = [n for n in result.missing_keys if not n.startswith(tuple(new))]
-    odd += [n for n in result.unexpected_keys if not n.startswith(tuple(dropped))]
-    if odd:
-        fail(f'the checkpoint does not fit the model at {len(odd)} weights, {odd[0]} for one')
-    return len(state) - len(result.unexpected_keys), len(result.missing_keys)
+        first_difference = str(error).splitlines()[1].strip()
+        fail(f'the checkpoint has another shape of model: {first_difference}')
+    wrong = [name for name in result.missing_keys if not name.startswith(tuple(new))]
+    wrong += [name for name in result.unexpected_keys if not name.startswith(tuple(dropped))]
+    if wrong:
+        fail(f'the checkpoint does not fit the model: {len(wrong)} weights are missing or too many, such as {wrong[0]}')
+    n_copied = len(state) - len(result.unexpected_keys)
+    return n_copied, len(result.missing_keys)
 
 
-def load_theirs(path, data_dir):
-    """config.json and model.safetensors or pytorch_model.bin, in a folder or at huggingface.co, as ours."""
-    def get(name):
-        if not path.startswith('hf:'):
-            return Path(path, name)
-        name = f'{path[3:]}/resolve/main/{name}'
-        return download(name, f'https://huggingface.co/{name}', None, None, data_dir)
-    about = get('config.json')
-    try:
-        file = get('model.safetensors')
-    except UserError:  # that of download: not there
-        file = get('pytorch_model.bin')
-    file = file if file.exists() else get('pytorch_model.bin')
-    try:
-        state = read_safetensors(file) if file.suffix == '.safetensors' else read_pt(file)
-        checkpoint, about = from_theirs(json.loads(about.read_text()), state)
-        check_checkpoint(checkpoint, path)
-    except UserError:
-        raise
-    except Exception as error:  # files may be damaged in many ways
-        fail(f'{path}: {file.name} or config.json is missing, cut short or of another kind '
-             f'({type(error).__name__}: {error})')
-    if os.environ.get('RANK', '0') == '0':
-        print(f'{path}: {about}', flush=True)
-    return checkpoint
+# -----------------------------------------------------------------------------
+# does it fit this run?
 
-
-def read_safetensors(path):
-    """{name: tensor}. The file: 8 bytes, the header's length; the header, JSON; the numbers."""
-    kinds = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, I64=torch.int64)
-    with open(path, 'rb') as f:
-        header = json.loads(f.read(int.from_bytes(f.read(8), 'little')))
-        header.pop('__metadata__', None)
-        numbers, tensors = bytearray(f.read()), {}
-    for name, about in header.items():
-        start, end = about['data_offsets']
-        tensors[name] = torch.frombuffer(numbers[start:end], dtype=kinds[about['dtype']]).view(about['shape'])
-    return tensors
+def shape_of(model_args):
+    """The fields of SMAConfig that make up a model's shape. One that an older checkpoint lacks has its default."""
+    shape = {}
+    for field in fields(SMAConfig):
+        if field.name not in FREE:
+            shape[field.name] = model_args.get(field.name, field.default)
+    return shape
 
 
 def must_match(old, new, what, defaults=None):
     """
-    Fails, naming the first that differs, unless the settings `new` are what they were when `what` was
-    written. A knob that `old` does not have yet counts as its default.
+    Fail, naming the first setting that differs, unless the settings `new` are those with which `what` was made, `old`.
+    A knob that `old` lacks, because it is newer, counts as its value in `defaults`.
     """
-    for k in new:
-        was = old.get(k, (defaults or {}).get(k))
-        if was != new[k]:
-            fail(f'{what} was made with {k}={was}, this run has {k}={new[k]}: make them the same')
+    for name, value in new.items():
+        before = old.get(name, (defaults or {}).get(name))
+        if before != value:
+            fail(f'{what} was made with {name}={before}, and this run has {name}={value}: make them the same')
 
 
 def check_optimizer_state(optimizer, state, path):
-    """Fails unless the saved state fits this optimizer: fused AdamW would write past the end of another's."""
-    params, own = [p for group in optimizer.param_groups for p in group['params']], optimizer.state_dict()
+    """Fail unless a saved state fits this optimizer. Fused AdamW would write past the end of moments of another size."""
     try:
-        ours, theirs = ([{**g, 'lr': None} for g in s['param_groups']] for s in (own, state))
-        right = ours == theirs and {*state['state']} <= {*range(len(params))}
-        for i, saved in state['state'].items() if right else ():
-            moments = saved['exp_avg'], saved['exp_avg_sq']
-            right = right and {*saved} == {'step', 'exp_avg', 'exp_avg_sq'} and saved['step'].shape == () \
-                and all(t.shape == params[i].shape and t.dtype == params[i].dtype for t in moments) \
-                and all(bool(torch.isfinite(t).all()) for t in saved.values())
-    except (AttributeError, KeyError, TypeError):
-        right = False
-    if not right:
+        fits = has_same_groups(optimizer, state) and has_fitting_moments(optimizer, state['state'])
+    except (AttributeError, KeyError, TypeError, RuntimeError):
+        fits = False
+    if not fits:
         fail(f'{path}: the state of its optimizer is not that of this model, or is damaged')
+
+
+def has_same_groups(optimizer, state):
+    """Whether the groups of parameters have the same sizes and settings; the learning rate changes with the step."""
+    ours = [{**group, 'lr': None} for group in optimizer.state_dict()['param_groups']]
+    theirs = [{**group, 'lr': None} for group in state['param_groups']]
+    return ours == theirs
+
+
+def has_fitting_moments(optimizer, states):
+    """Whether {number of a parameter: its step and moments} has their shapes and types, and finite numbers."""
+    parameters = [p for group in optimizer.param_groups for p in group['params']]
+    for number, saved in states.items():
+        if number not in range(len(parameters)):
+            return False
+        if set(saved) != {'step', 'exp_avg', 'exp_avg_sq'} or saved['step'].shape != ():
+            return False
+        p = parameters[number]
+        for moment in (saved['exp_avg'], saved['exp_avg_sq']):
+            if moment.shape != p.shape or moment.dtype != p.dtype:
+                return False
+        for tensor in saved.values():
+            if not torch.isfinite(tensor).all():
+                return False
+    return True
+
+
+# -----------------------------------------------------------------------------
+# is it whole?
+
+def check_checkpoint(checkpoint, path):
+    """Fail unless every entry is of the type, and the weights of the shape, that the stages write."""
+    for name, value in checkpoint.items():
+        if name not in WITH_TENSORS and not is_plain(value):
+            damaged(path, f'its {name} is of another type')
+    for name in ('model', 'model_args', 'config', 'norm', 'optimizer'):
+        if name in checkpoint and not isinstance(checkpoint[name], dict):
+            damaged(path, f'its {name} is no dict')
+    step = checkpoint.get('step', 0)
+    if type(step) is not int or step < 0:
+        damaged(path, f'its step is {step!r}')
+    best = checkpoint.get('best', 0.0)
+    if not is_number(best) or math.isnan(best):  # infinity: there was no validation yet
+        damaged(path, f'its best is {best!r}')
+    for name in ('val_score', 'lr', 'seed', 'n_train', 'dealt'):
+        value = checkpoint.get(name, 0)
+        if not is_number(value) or not math.isfinite(value):
+            damaged(path, f'its {name} is {value!r}')
+    check_columns(checkpoint, path)
+    check_scaler(checkpoint.get('scaler'), path)
+    check_model(checkpoint, path)
+    if 'task' in checkpoint:
+        check_task(checkpoint['task'], checkpoint['model_args'].get('n_out', 0), path)
+
+
+def damaged(path, reason):
+    fail(f'{path} is damaged: {reason}')
+
+
+def is_plain(value):
+    """Whether a value is a number, a text, None, or a list or dict of such."""
+    if isinstance(value, dict):
+        return all(is_plain(name) and is_plain(part) for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(is_plain(part) for part in value)
+    return value is None or type(value) in (int, float, str, bool)
+
+
+def is_number(value):
+    return type(value) in (int, float)
+
+
+def is_list_of_text(value):
+    return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+
+
+def check_columns(checkpoint, path):
+    """Fail unless columns is a list of names or None, and categories {name: {text: number}} or None."""
+    columns = checkpoint.get('columns')
+    if columns is not None and not is_list_of_text(columns):
+        damaged(path, 'its columns are no list of names')
+    categories = checkpoint.get('categories') or {}
+    if not isinstance(categories, dict):
+        damaged(path, 'its categories are no dict')
+    for numbers in categories.values():
+        if not isinstance(numbers, dict) or not all(is_number(number) for number in numbers.values()):
+            damaged(path, 'its categories do not number texts')
+
+
+def check_scaler(state, path):
+    """Fail unless the state of a GradScaler, if there is one, has what torch's has."""
+    if state is None or state == {}:
+        return
+    if not isinstance(state, dict):
+        damaged(path, 'its scaler is no dict')
+    for name, value in torch.amp.GradScaler('cpu').state_dict().items():
+        saved = state.get(name)
+        most = 2 ** 31 - 1 if isinstance(value, int) else sys.float_info.max
+        if type(saved) is not type(value) or not 0 <= saved <= most:
+            damaged(path, f'the {name} of its scaler is {saved!r}')
+
+
+def check_config(config, path):
+    """Fail unless the knobs that later stages read have the types of those knobs."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            damaged(path, f'its config has {name}={value!r}')
+    data_knobs, _ = find_knobs(ROOT / 'data.py')
+    for name, knob in data_knobs.items():
+        value = config.get(name)
+        if value is None or (name == 'input_column' and is_list_of_text(value)):
+            continue
+        try:
+            fit(value, knob)
+        except (ValueError, OverflowError):
+            damaged(path, f'its config has {name}={value!r}')
+    if (config.get('split_seed') or 0) < 0:
+        damaged(path, f'its config has split_seed={config["split_seed"]}')
+    for name, wanted in TYPES_OF_KNOBS.items():
+        if config.get(name) is not None and not is_like(config[name], wanted):
+            damaged(path, f'its config has {name}={config[name]!r}')
+    for field in fields(Masking):
+        if field.name in config and not is_like(config[field.name], type(field.default)):
+            damaged(path, f'its config has {field.name}={config[field.name]!r}')
+
+
+def is_like(value, wanted):
+    """Whether a value is of the type of a default. A whole number may stand for a float; None says nothing."""
+    if wanted is float:
+        return is_number(value)
+    return wanted is type(None) or type(value) is wanted
+
+
+def check_task(task, n_out, path):
+    """Fail unless the task of a fine-tuned model fits its n_out outputs."""
+    if not isinstance(task, dict):
+        damaged(path, 'its task is no dict')
+    target = task.get('target')
+    classes = task.get('classes')
+    metric = task.get('metric')
+    if not isinstance(metric, str) or metric not in METRICS:
+        damaged(path, f'the metric of its task is {metric!r}')
+    if target == 'regression':
+        for name in ('mean', 'std'):
+            if not is_number(task.get(name)) or not math.isfinite(task[name]):
+                damaged(path, f'the {name} of its task is {task.get(name)!r}')
+        fits = classes is None and n_out == 1
+    elif target == 'binary':
+        fits = are_classes(classes, 2) and n_out == 1 and task.get('positive') in (None, *classes)
+    elif target == 'multiclass':
+        fits = are_classes(classes, n_out)
+    else:
+        damaged(path, f'the target of its task is {target!r}')
+    if not fits:
+        damaged(path, f'its model has {n_out} outputs, which do not fit the classes of its task')
+
+
+def are_classes(classes, n):
+    """Whether this is a list of n different labels, all texts or all finite numbers."""
+    if not isinstance(classes, (list, tuple)) or len(classes) != n:
+        return False
+    are_numbers = all(is_number(label) and math.isfinite(label) for label in classes)
+    if not are_numbers and not is_list_of_text(classes):
+        return False
+    return len(set(classes)) == n
+
+
+def check_model(checkpoint, path):
+    """Fail unless the weights are finite and those of the model that model_args describe. Takes no memory for it."""
+    state = checkpoint['model']
+    args = checkpoint['model_args']
+    check_tensors(state, path)
+    for field in fields(SMAConfig):
+        value = args.get(field.name, field.default)
+        if field.type is int and type(value) is not int:
+            damaged(path, f'its model_args have {field.name}={value!r}')
+    if args.get('n_layer', 1) > len(state):  # a billion layers would take for ever to build
+        damaged(path, f'it claims {args["n_layer"]} layers, and has {len(state)} weights')
+    if args.get('decode_pieces', 1) > args.get('seq_len', 1):  # and a billion pieces to decode
+        damaged(path, f'it claims decode_pieces={args["decode_pieces"]} for {args.get("seq_len")} inputs')
+    try:
+        with torch.device('meta'):
+            model = build(args)
+            load_weights(model, {name: tensor.to('meta') for name, tensor in state.items()})
+    except UserError as error:
+        fail(f'{path}: {error}')
+    except (AttributeError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:
+        damaged(path, f'its model_args and weights make no model ({type(error).__name__})')
+
+
+def check_tensors(state, path):
+    """Fail unless these are tensors of finite floating-point numbers that take no more room than the file has."""
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not torch.is_tensor(tensor):
+            damaged(path, 'its model is no dict of tensors')
+        if tensor.layout != torch.strided or not tensor.is_floating_point():
+            damaged(path, f'{name} holds no floating-point numbers')
+        if tensor.nbytes > tensor.untyped_storage().nbytes():  # one number can be made to look like a billion
+            damaged(path, f'{name} has fewer numbers than its shape says')
+        if not torch.isfinite(tensor).all():
+            fail(f'{path}: {name} has numbers that are not finite, because its training had failed: take an earlier one')

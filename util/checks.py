@@ -1,7 +1,7 @@
-"""What cannot work is said before the work begins."""
+"""Checks of knobs and data before the work begins, so that what cannot work ends in one line."""
 
 import math
-from pathlib import Path
+import os
 
 import numpy as np
 import torch
@@ -9,108 +9,185 @@ import torch
 from masking import BLIND, GUIDED
 from util.errors import fail, nearest
 from util.files import CHUNK
-from util.runtime import print0
+from util.runtime import warn
 from util.scaling import normalise
 
-
-def check_numbers(config, positive=()):
-    """Fails on numbers that no run can be made with, and on an out_dir that is a file."""
-    for k in ('batch_size', 'accumulation', 'epochs', 'max_steps', *positive):
-        if config.get(k) is not None and config[k] < 1:
-            fail(f'{k}={config[k]} must be at least 1')
-    for k in ('min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'lr', 'seed', 'seeds'):
-        value = config.get(k, 0)
-        if value == ():
-            fail(f'{k}=() leaves nothing to do')
-        if min(value if isinstance(value, tuple) else (value,)) < 0:
-            fail(f'{k}={value} must not be negative')
-    for k in ('out_dir', 'show_out'):
-        if config.get(k) and Path(config[k]).is_file():
-            fail(f'{k}={config[k]!r} is a file: a folder is wanted')
+FEW_ROWS = 100  # fewer validation rows make the choice of a model a matter of luck
 
 
-def check_batch(n_rows, config, run, n_val=100):
-    """Fails unless a step's samples are there, and can be dealt out; says if few are left to validate on."""
-    if n_val < 100:
-        print0(run, f'warning: {n_val} validation rows are few to select by: --val_share is the share of them')
-    if n_rows < config['batch_size']:
-        fail(f'batch_size={config["batch_size"]}, but there are only {n_rows} rows to train on: lower it')
-    if config['batch_size'] % (config['accumulation'] * run.world):
-        fail(f'batch_size={config["batch_size"]} must divide by accumulation x processes = '
-             f'{config["accumulation"] * run.world}')
+def check_numbers(config, at_least_one=()):
+    """
+    Fail on knobs that no run can be made with: counts below 1, numbers that are negative or infinite, and a folder to
+    write to that is a file. at_least_one: the names of further counts that a script has.
+    """
+    for name in ('batch_size', 'accumulation', 'epochs', 'max_steps', *at_least_one):
+        value = config.get(name)
+        if value is not None and value < 1:
+            fail(f'{name}={value} must be at least 1')
+    for name in ('min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'lr', 'seed', 'seeds', 'split_seed'):
+        value = config.get(name)
+        if value is None:
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        if not values:
+            fail(f'{name}=() leaves nothing to do: give at least one number')
+        if min(values) < 0:
+            fail(f'{name}={value} must not be negative')
+        if name != 'grad_clip' and max(values) == math.inf:
+            fail(f'{name}={value} must be a finite number')
+    for name in ('out_dir', 'show_out'):
+        if config.get(name) and os.path.isfile(config[name]):
+            fail(f'{name}={config[name]!r} is a file: give a folder')
+
+
+def check_batch(n_rows, config, run, n_val=FEW_ROWS):
+    """
+    Fail unless n_rows training rows fill a batch, and the batch can be split evenly. Warn if the n_val validation rows
+    are few.
+    """
+    if n_val < FEW_ROWS:
+        warn(run, f'Only {n_val} validation rows: model selection will be noisy. Raise --val_share.')
+    batch_size = config['batch_size']
+    if n_rows < batch_size:
+        fail(f'batch_size={batch_size}, but there are only {n_rows} rows to train on: lower --batch_size')
+    n_pieces = config['accumulation'] * run.world
+    if batch_size % n_pieces:
+        fail(f'batch_size={batch_size} must be divisible by accumulation x processes = {n_pieces}')
 
 
 def check_masking(masking, lengths, d_raw):
     """
-    Fails unless the mask is known and fits the data, and its ratio hides something, but of no row everything.
+    Fail unless the mask is known and fits the data, and its ratio hides something, but not everything of any row.
     lengths (N,) numpy, inputs of each row; d_raw as in model.py, 0 = bytes.
     """
-    names, ratio, longest = [*GUIDED, *BLIND], masking.mask_ratio, int(lengths.max())
-    if masking.mask not in names:
-        fail(f'unknown mask {masking.mask!r}: of {", ".join(names)} the nearest is {nearest(masking.mask, names)!r}')
+    known = [*GUIDED, *BLIND]
+    ratio = masking.mask_ratio
+    longest = int(lengths.max())
+    if masking.mask not in known:
+        fail(f'unknown mask {masking.mask!r}, the nearest of {", ".join(known)} is {nearest(masking.mask, known)!r}')
     if masking.mask == 'word' and d_raw:
-        fail('mask=word hides words of text; these data are numbers: guided or random')
-    if masking.mask == 'patch' and (not d_raw or math.isqrt(longest) ** 2 != longest):
-        kind = 'rows of' if d_raw else 'bytes, up to'
-        fail(f'mask=patch hides squares of square images, but these are {kind} {longest} inputs')
+        fail('mask=word hides words of text, but these data are numbers: choose guided or random')
+    if masking.mask == 'patch':
+        check_square(longest, d_raw)
     if masking.n_query < 1:
         fail(f'n_query={masking.n_query} must be at least 1')
-    if not ratio > 0 or round(ratio * longest) == 0:
+    if not math.isfinite(ratio):
+        fail(f'mask_ratio={ratio} must lie between 0 and 1')
+    if ratio <= 0 or round(ratio * longest) == 0:
         fail(f'mask_ratio={ratio} hides nothing of {longest} inputs: raise it')
-    full = [n for n in set(lengths.tolist()) if round(ratio * n) >= n]
-    if full:
-        fail(f'mask_ratio={ratio} hides everything of a row of {max(full)} inputs: lower it')
+    for n in sorted(set(lengths.tolist()), reverse=True):
+        if round(ratio * n) >= n:
+            fail(f'mask_ratio={ratio} hides everything of a row of {n} inputs: lower it')
 
+
+def check_square(n, d_raw):
+    """Fail unless rows of n inputs can be the pixels of a square image."""
+    if not d_raw:
+        fail(f'mask=patch hides squares of square images, but these data are bytes, up to {n} of them')
+    if math.isqrt(n) ** 2 != n:
+        fail(f'mask=patch hides squares of square images, but {n} inputs make no square')
+
+
+# -----------------------------------------------------------------------------
+# a checkpoint and a data set
 
 def check_fits(dataset, checkpoint):
     """
-    Fails unless the data are what the checkpoint's model reads, column for column. -> a warning, '' for none,
-    where there are no names to compare: the values tell whether these are other columns, or other units.
+    Fail unless the data are what the checkpoint's model reads, column for column. -> a warning, '' for none: where
+    columns have no names to compare, their values can only suggest that they are other columns, or in other units.
     """
-    args, learned = checkpoint['model_args'], checkpoint.get('columns') or []
-    have, want = (f'{n} inputs of {d_raw} float(s)' if d_raw else 'byte sequences'
-                  for n, d_raw in ((dataset.n, dataset.d_raw), (args['seq_len'], args['d_raw'])))
-    if have != want:
-        fail(f'{dataset.name} holds {have}, the checkpoint wants {want}: see input_column and label_column')
+    check_inputs(dataset, checkpoint['model_args'])
     check_norm(dataset, checkpoint)
     if dataset.is_bytes or dataset.is_images:
         return ''
-    if all(named(columns) for columns in (learned, dataset.columns)) and learned != dataset.columns:
-        if sorted(learned) == sorted(dataset.columns):
-            fail(f'{dataset.name} has the columns in another order than the checkpoint learned: '
-                 f'--input_column={",".join(learned)}')
-        i = next(i for i, pair in enumerate(zip(learned, dataset.columns)) if len({*pair}) == 2)
-        fail(f'{dataset.name} has other columns than the checkpoint learned, {dataset.columns[i]!r} for '
-             f'{learned[i]!r} at place {i + 1}: see input_column')
-    texts = checkpoint.get('categories') or {}
-    for name in texts if texts != dataset.meta['categories'] else ():
-        fail(f'{dataset.name} has changed: the texts of column {name!r} are not those that the checkpoint '
-             'learned; pre-train anew')
-    if not checkpoint['norm'] or checkpoint['norm']['kind'] == 'none':
+    check_columns(dataset, checkpoint.get('columns') or [])
+    categories = checkpoint.get('categories') or {}
+    if categories and categories != dataset.meta['categories']:
+        name = next(iter(categories))
+        fail(f'{dataset.name} has changed: the texts of column {name!r} are not those that the checkpoint learned. '
+             'Pre-train anew')
+    return warn_of_other_values(dataset, checkpoint['norm'])
+
+
+def check_inputs(dataset, model_args):
+    """Fail unless the rows have as many inputs, of as many numbers, as the model reads."""
+    have = inputs_in_words(dataset.n, dataset.d_raw)
+    wanted = inputs_in_words(model_args.get('seq_len'), model_args.get('d_raw'))
+    if have != wanted:
+        fail(f'{dataset.name} holds {have}, the checkpoint wants {wanted}: see input_column and label_column')
+
+
+def inputs_in_words(n, d_raw):
+    if d_raw:
+        return f'{n} inputs of {d_raw} float(s)'
+    return 'byte sequences'
+
+
+def check_columns(dataset, learned):
+    """Fail unless the columns of a table have the names that the checkpoint learned, in the same order."""
+    if not has_names(learned) or not has_names(dataset.columns) or learned == dataset.columns:
+        return
+    if sorted(learned) == sorted(dataset.columns):
+        fail(f'{dataset.name} has the columns in another order than the checkpoint learned: pass '
+             f'--input_column={",".join(learned)}')
+    for place, (have, wanted) in enumerate(zip(dataset.columns, learned), start=1):
+        if have != wanted:
+            fail(f'{dataset.name} has other columns than the checkpoint learned, {have!r} for {wanted!r} at place '
+                 f'{place}: see input_column')
+    fail(f'{dataset.name} has {len(dataset.columns)} columns, the checkpoint names {len(learned)}')
+
+
+def has_names(columns):
+    """Whether columns have names of their own, and not c0, c1, .., which stand for names."""
+    return any(name[:1] != 'c' or not name[1:].isdigit() for name in columns)
+
+
+def warn_of_other_values(dataset, norm):
+    """A warning if a column lies far from what the checkpoint learned: another column, or another unit. '' for none."""
+    if not norm or norm['kind'] == 'none':
         return ''
     # of the rows that the scale was taken from at most a ninth lie beyond 3 deviations (Chebyshev)
-    far = (np.abs(normalise(dataset.x[:CHUNK], checkpoint['norm'])) > 3).mean(0).max(1)  # (n,)
-    return '' if far.max() <= 0.5 else (
-        f'column {dataset.columns[far.argmax()]!r} of {dataset.name}: most values lie more than 3 standard '
-        'deviations from what the checkpoint learned: is it the same column, in the same unit?')
-
-
-def named(columns):
-    """Not c0, c1, .., which stand for names."""
-    return any(name != f'c{name[1:]}' or not name[1:].isdigit() for name in columns)
+    is_far = np.abs(normalise(dataset.x[:CHUNK], norm)) > 3  # (k, n, d_raw)
+    share = is_far.mean(0).max(1)  # (n,)
+    if share.max() <= 0.5:
+        return ''
+    column = dataset.columns[share.argmax()]
+    return (f'column {column!r} of {dataset.name}: most values lie more than 3 standard deviations from what the '
+            'checkpoint learned. Is it the same column, in the same unit?')
 
 
 def check_norm(dataset, checkpoint):
-    """Fails unless a checkpoint's scale and columns are such as fit_norm and a data set make."""
-    norm, columns = checkpoint['norm'] or {'kind': 'none'}, checkpoint.get('columns')
-    shape = (3,) if dataset.is_images else (dataset.n, dataset.d_raw)
-    parts = dict(none=(), standard=('mean', 'std'), quantile=('quantiles',))
+    """Fail unless a checkpoint's scale and columns are such as fit_norm and a data set make."""
+    norm = checkpoint['norm']
+    columns = checkpoint.get('columns')
     try:
-        tensors = [norm[k] for k in parts[norm['kind']]]
-        right = all(t.shape[-len(shape):] == shape and bool(torch.isfinite(t).all()) for t in tensors)
-        right = right and (norm['kind'] != 'standard' or bool((norm['std'] > 0).all()))
-        right = right and all(type(name) is str for name in columns or ())
-    except (AttributeError, KeyError, TypeError):
-        right = False
-    if not right:
+        fits = norm is None or is_scale_of(dataset, norm)
+        fits = fits and (columns is None or all(isinstance(name, str) for name in columns))
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
+        fits = False
+    if not fits:
         fail('the checkpoint is damaged: its norm or columns are not those of any data set')
+
+
+def is_scale_of(dataset, norm):
+    """Whether a scale has the shapes of these data and leaves float32 numbers, which the model computes with."""
+    shape = (3,) if dataset.is_images else (dataset.n, dataset.d_raw)
+    if norm['kind'] == 'none':
+        return True
+    if norm['kind'] == 'standard':
+        mean, std = norm['mean'], norm['std']
+        if mean.shape != shape or std.shape != shape:
+            return False
+        if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
+            return False
+        if dataset.is_images:  # scaled on the device, see data.py
+            return mean.dtype == std.dtype == torch.float32
+    elif norm['kind'] == 'quantile':
+        quantiles = norm['quantiles']
+        if quantiles.shape[1:] != shape or not torch.isfinite(quantiles).all():
+            return False
+        if (quantiles[1:] < quantiles[:-1]).any():
+            return False
+    else:
+        return False
+    return normalise(dataset.x[:1], norm).dtype == np.float32

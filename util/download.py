@@ -1,131 +1,233 @@
-"""Files from the net, taken up where they broke, checked by size and hash."""
+"""Files from the internet: fetched once, continued where they were cut off, checked by size and hash."""
 
 import hashlib
 import os
 import re
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import requests
+import urllib3
 from tqdm import tqdm
 
 from util.errors import fail
-from util.files import sync, temporary
+from util.files import sync
 
-TIMEOUT, WAITS = (10, 30), (0, 1, 4, 15, 60)  # of downloads, in s: to connect, between bytes; before each try
-MOST_ARRAY, MOST_DOWNLOAD = 2 ** 34, 2 ** 40  # bytes of an array in an .npz; of a file of unknown size
+TIMEOUT = (10, 30)  # seconds: to connect, and between bytes
+WAITS = (0, 1, 4, 15, 60)  # seconds before each try
+BLOCK = 2 ** 16  # bytes written at once
+MOST_BYTES = 2 ** 40  # of a file whose size nobody states
 
 
 def download(name, address, size, digest, data_dir):
     """
     The path of a file that a data set is made from: found in DATA_DIR/downloads, or fetched to there.
 
-    size in bytes and digest 'md5:..' or 'sha256:..' are checked where given, of a file put there by hand too.
-    SMA_MIRROR in the environment is a folder that has the file, at any depth, or an http address to put before
-    its name. address None: a folder that is not ours to hand on.
+    size in bytes and digest 'md5:..' or 'sha256:..' are checked where they are given, of a file that was put there by
+    hand too. address None: a file that only its owner may hand out. SMA_MIRROR in the environment is a folder that has
+    the file, at any depth, or an http address to put before its name.
     """
-    mirror, folder, problem = os.environ.get('SMA_MIRROR', ''), Path(data_dir) / 'downloads', None
-    if mirror.startswith(('http://', 'https://')):
-        address, mirror = address and f'{mirror.rstrip("/")}/{name}', ''
-    elif mirror and not os.path.isdir(mirror):
-        fail(f'SMA_MIRROR={mirror} in the environment is no folder and no http address')
-    shown = re.sub('//[^/@]*@', '//', address or '')  # without a password
-    for path in (folder / name, *(sorted(Path(mirror).rglob(name)) if mirror else ())):
-        if path.exists():
-            problem = wrong(path, size, digest)
-            if problem:
-                fail(f'{path}: {problem}; remove it to fetch it again from {shown}')
-            return path
-    by_hand = f'as {(folder / name).resolve()}, or let SMA_MIRROR in the environment name a folder that has it'
-    if address is None:
-        fail(f'{name} is not for download: put that folder, with train/ and val/ in it, or a link to it, '
-             f'{by_hand}')
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)  # a name may have folders in it
-    part, left_behind = temporary(folder / name, Path(name).name)
-    for old in left_behind:
-        with suppress(FileNotFoundError):  # another process was faster, or the part has no stamp
-            old.replace(part)
-            stamp_of(old).replace(stamp_of(part))
-    for wait in WAITS:
+    target = Path(data_dir) / 'downloads' / name
+    mirror = os.environ.get('SMA_MIRROR', '')
+    mirror_folder = None
+    shown = address  # as it is printed
+    if mirror.lower().startswith(('http://', 'https://')):
+        if address is not None:
+            address = f'{mirror.rstrip("/")}/{name}'
+            shown = without_password(address)
+    elif mirror:
+        mirror_folder = Path(mirror)
+        if not mirror_folder.is_dir():
+            fail(f'SMA_MIRROR={without_password(mirror)} in the environment is no folder and no http address')
+
+    found = find(target, mirror_folder, name)
+    if found is not None:
+        problem = check(found, size, digest)
         if problem:
-            print(f'{shown}: {problem}; trying again in {wait} s', flush=True)
-        time.sleep(wait)
-        try:
-            problem = fetch(address, shown, part, size, digest)
-        except requests.RequestException as error:
-            problem = type(error).__name__
-        if problem is None:
-            if digest is None:
-                with open(part, 'rb') as f:
-                    found = hashlib.file_digest(f, 'sha256').hexdigest()
-                print(f'{name}: no hash is known; sha256:{found} in its row of DATASETS pins it', flush=True)
-            stamp_of(part).unlink(missing_ok=True)
-            sync(part)
-            return part.replace(folder / name)
-        if problem.startswith('HTTP 4') and problem not in ('HTTP 416', 'HTTP 429'):  # no use in asking again
-            break
-    fail(f'could not fetch {shown} ({problem}). Put the file there by hand, {by_hand}, or an http address')
+            fail(f'{found}: {problem}. Remove it to fetch it again from {shown}')
+        return found
+    by_hand = f'as {target.resolve()}, or let SMA_MIRROR in the environment name a folder that has it'
+    if address is None:
+        fail(f'{name} is not for download: put that folder, with train/ and val/ in it, or a link to it, {by_hand}')
+    try:
+        problem = fetch_with_retries(target, address, shown, size, digest)
+    except OSError as error:
+        fail(f'cannot write {target}: {error.strerror or error}')
+    if problem:
+        fail(f'could not fetch {shown} ({problem}). Put the file there by hand, {by_hand}, or an http address')
+    return target
 
 
-def stamp_of(part):
-    """Beside a part of a file: what its server calls this version of it, an ETag or a date."""
-    return part.with_name(f'stamp-{part.name}')
+def without_password(address):
+    """http://me:secret@host/file -> http://host/file. A password may have any character in it, @ and / too."""
+    return re.sub('//.*@', '//', address)
 
 
-def fetch(address, shown, part, size, digest):
-    """One attempt to bring the rest of a file into `part`: taken up where it broke, by HTTP Range, if the
-    server can, and if it is the same file still. -> None, or what went wrong"""
-    stamp = stamp_of(part)
-    if part.exists() and not (stamp.exists() or digest):  # nobody could tell whether the rest belongs to it
-        part.unlink()
-    have, total = part.stat().st_size if part.exists() else 0, size
-    if have != size:
-        ask = {'Accept-Encoding': 'identity', 'Range': f'bytes={have}-'}
-        if have and stamp.exists():
-            ask['If-Range'] = stamp.read_text()
-        with requests.get(address, headers=ask, stream=True, timeout=TIMEOUT) as answer:
-            status, place = answer.status_code, answer.headers.get('Content-Range', '')
-            goes_on = status == 206 and place.startswith(f'bytes {have}-')
-            if status in (206, 416) and not goes_on:
-                part.unlink(missing_ok=True)  # not a part of this file
-            if status != 200 and not goes_on:
-                return f'HTTP {status}'
-            if digest is None and answer.headers.get('Content-Type', '').startswith('text/html'):
-                return 'a page of HTML, not the file'
-            have = have if goes_on else 0  # 200: it sends the whole file again
-            left, whole = answer.headers.get('Content-Length'), place.rpartition('/')[2]
-            stated = int(whole) if goes_on and whole.isdigit() else have + int(left) if left else None
-            if size is not None and stated not in (None, size):
-                return f'it has {stated:,} bytes, not {size:,}'
-            total = stated if size is None else size
-            if total is None and digest is None and answer.headers.get('Transfer-Encoding') != 'chunked':
-                return 'the server does not say how long it is'
-            print(f'fetching {shown}' + (f': {total:,} bytes' if total else ''), flush=True)
-            mark = answer.headers.get('ETag', answer.headers.get('Last-Modified', ''))
-            if not have:
-                stamp.unlink(missing_ok=True)
-                if mark and not mark.startswith('W/'):  # a weak one does not tell bytes apart
-                    stamp.write_text(mark)
-            bar = dict(total=total, initial=have, leave=False, disable=not sys.stderr.isatty())
-            with open(part, 'ab' if have else 'wb') as f, tqdm.wrapattr(f, 'write', **bar) as out:
-                for block in answer.iter_content(1 << 16):
-                    out.write(block)
-                    if f.tell() > (MOST_DOWNLOAD if total is None else total):
-                        break
-    problem = wrong(part, total, digest)
-    if problem and part.stat().st_size >= (total or 0):
-        part.unlink()  # it is not cut off, but bad: it cannot be gone on with
+def find(target, mirror_folder, name):
+    """The file where it was downloaded to, or anywhere in the mirror; None if it is in neither."""
+    if target.exists():
+        return target
+    if mirror_folder is not None:
+        for path in sorted(mirror_folder.rglob(name)):
+            return path
+    return None
+
+
+def check(path, size, digest):
+    """What is wrong with a file that ought to be whole; None if nothing is."""
+    found = path.stat().st_size
+    if size is not None and found != size:
+        return f'it has {found:,} bytes, not {size:,}'
+    if digest is not None:
+        algorithm, _, wanted = digest.partition(':')
+        if hash_of(path, algorithm) != wanted:
+            return f'its {algorithm} is not {wanted}'
+    return None
+
+
+def hash_of(path, algorithm):
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, algorithm).hexdigest()
+
+
+def fetch_with_retries(target, address, shown, size, digest):
+    """
+    Fetch a file to NAME.part and give it its name when it is whole. Of several processes one fetches, the others wait.
+    -> None, or what went wrong
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)  # a name may have folders in it
+    part = target.with_name(f'{target.name}.part')
+    problem = None
+    with locked(part) as file:
+        if target.exists():  # another process has fetched it meanwhile
+            part.unlink(missing_ok=True)
+            return check(target, size, digest)
+        for wait in WAITS:
+            if problem:
+                print(f'{shown}: {problem}; trying again in {wait} s', flush=True)
+            time.sleep(wait)
+            problem = fetch(file, address, shown, size, digest)
+            if problem is None:
+                sync(part)
+                part.replace(target)
+                if digest is None:
+                    print(f'{target.name}: no hash is known, so nobody can tell whether this is the file as published; '
+                          f'sha256:{hash_of(target, "sha256")} in its row of DATASETS pins it', flush=True)
+                return None
+            if problem.startswith('HTTP 4') and problem not in ('HTTP 416', 'HTTP 429'):
+                return problem  # to ask again is of no use
     return problem
 
 
-def wrong(path, size, digest):
-    """What is wrong with a file that ought to be whole, or None."""
-    if size is not None and path.stat().st_size != size:
-        return f'it has {path.stat().st_size:,} bytes, not {size:,}'
-    if digest is not None:
-        kind, _, wanted = digest.partition(':')
-        with open(path, 'rb') as f:
-            if hashlib.file_digest(f, kind).hexdigest() != wanted:
-                return f'its {kind} is not {wanted}'
+@contextmanager
+def locked(path):
+    """A file to append to, made if it is not there, that one process at a time may have. The others wait."""
+    with open(path, 'ab') as file:
+        if os.name == 'posix':
+            import fcntl
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f'waiting for another process, which fetches {path.stem}', flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # a disk over the network that knows no locks
+                pass
+        yield file
+
+
+def fetch(file, address, shown, size, digest):
+    """One attempt to bring the rest of a file. file: open to append, with what is there. -> None, or what went wrong"""
+    have = file.seek(0, os.SEEK_END)
+    if digest is None:  # nobody could tell whether the rest belongs to what is there
+        have = restart(file)
+    if size is None or have != size:
+        try:
+            problem = request(file, address, shown, size, digest)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            problem = type(error).__name__
+        if problem:
+            return problem
+    file.flush()
+    problem = check(Path(file.name), size, digest)
+    if problem:
+        restart(file)  # it is as long as it should be, so to go on with it is of no use
+    return problem
+
+
+def restart(file):
+    """Throw away what is there. -> 0, the bytes that are left"""
+    file.truncate(0)
+    return file.seek(0)
+
+
+def request(file, address, shown, size, digest):
+    """Ask the server for what comes after the end of `file`, and append it. -> None, or what went wrong"""
+    have = file.tell()
+    headers = {'Accept-Encoding': 'identity'}
+    if have:
+        headers['Range'] = f'bytes={have}-'
+    with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        status = answer.status_code
+        if status not in (200, 206, 416):
+            return f'HTTP {status}'
+        content_range = answer.headers.get('Content-Range', '')
+        decode = must_decode(answer, file.name)
+        continues = status == 206 and content_range.startswith(f'bytes {have}-') and not decode
+        if not continues:
+            have = restart(file)  # 200: the whole file comes again. Otherwise what is there is no part of this file.
+            if status != 200:
+                return f'HTTP {status}'
+        if digest is None and answer.headers.get('Content-Type', '').startswith('text/html'):
+            return 'a page of HTML, not the file'
+
+        length = whole_number(answer.headers.get('Content-Length'))  # bytes of this answer
+        total = None  # bytes of the whole file, as the server has it
+        if continues:
+            total = whole_number(content_range.rpartition('/')[2])
+        elif not decode:
+            total = length
+        if size is not None and total not in (None, size):
+            return f'it has {total:,} bytes, not {size:,}'
+        total = size if total is None else total
+        has_end = length is not None or answer.headers.get('Transfer-Encoding') == 'chunked'
+        if total is None and digest is None and not has_end:
+            return 'the server does not say how long it is'
+        return receive(file, answer, decode, shown, length, total)
+
+
+def must_decode(answer, file_name):
+    """
+    Whether the server has compressed the file to send it, though it was asked not to. Many servers say so of a .gz file
+    too, which they send as it is.
+    """
+    is_encoded = answer.headers.get('Content-Encoding', 'identity') != 'identity'
+    return is_encoded and not file_name.endswith('.gz.part')
+
+
+def receive(file, answer, decode, shown, length, total):
+    """Append the body of an answer of `length` bytes, which makes the file `total` bytes long; None: not known."""
+    text = f'fetching {shown}'
+    if total is not None:
+        text += f': {total:,} bytes'
+    print(text, flush=True)
+    most = MOST_BYTES if total is None else total
+    bar = dict(total=total, initial=file.tell(), leave=False, disable=not sys.stderr.isatty())
+    with tqdm.wrapattr(file, 'write', **bar) as out:
+        for block in answer.raw.stream(BLOCK, decode_content=decode):
+            out.write(block)
+            if file.tell() > most:
+                break
+    if length is not None and answer.raw.tell() < length or total is not None and file.tell() < total:
+        return f'cut off after {file.tell():,} bytes'
+    if file.tell() == 0:
+        return 'the server sent an empty file'
+    return None
+
+
+def whole_number(text):
+    """The whole number that a header has; None if there is none."""
+    if text is not None and text.isdecimal():
+        return int(text)
+    return None

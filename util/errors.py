@@ -1,31 +1,70 @@
-"""What a user can put right, said in one line; and how a script ends with it."""
+"""Errors that a user can mend, told in one line; and how every script ends with one."""
 
 import difflib
 import sys
 
+# what torch's allocators and cuBLAS say when memory runs out
+OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'Storage size calculation overflowed', 'ALLOC_FAILED')
+
 
 class UserError(ValueError):
-    """What the user can put right: its text says what is wrong and what to do, in one line."""
+    """A mistake that the user can mend. Its text is one line: what is wrong and what to do."""
 
 
 def fail(message):
+    """Raise a UserError with this message, made into one printable line."""
     raise UserError(printable(' '.join(str(message).splitlines())))
 
 
 def printable(text):
-    """Text out of a file, its control characters escaped: they would steer the terminal."""
-    return ''.join(c if c.isprintable() or c in '\n\t' else c.encode('unicode_escape').decode() for c in text)
-
-
-def run_cli(main):
-    """Run a script's main function; a UserError ends it with one line on stderr and status 2, no traceback."""
-    try:
-        main()
-    except UserError as error:
-        print('error:', error, file=sys.stderr)
-        raise SystemExit(2) from None
+    """The text with its control characters escaped: those out of a user's file would steer the terminal."""
+    safe = []
+    for character in text:
+        if character.isprintable() or character in '\n\t':
+            safe.append(character)
+        else:
+            safe.append(character.encode('unicode_escape').decode())
+    return ''.join(safe)
 
 
 def nearest(name, names):
-    """The one of `names` most like a mistyped name."""
-    return (difflib.get_close_matches(name, names, n=1, cutoff=0) or ['none'])[0]
+    """The one of `names` that looks most like a mistyped name, or 'none' if there are no names."""
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0)
+    return matches[0] if matches else 'none'
+
+
+def run_cli(main):
+    """
+    Run a script's main function. A UserError, or a lack of memory, ends the script with one line on stderr and exit
+    status 2; any other exception is a fault of the program and keeps its traceback.
+    """
+    if hasattr(sys.stdout, 'reconfigure'):  # a terminal that is not UTF-8 gets \u2588 for a block, and no traceback
+        sys.stdout.reconfigure(errors='backslashreplace')
+    try:
+        main()
+    except UserError as error:
+        end(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        end(fewer_at_once(error))
+
+
+def is_out_of_memory(error):
+    """Whether an exception says that there is not enough memory: Python's, numpy's, or torch's on any device."""
+    if isinstance(error, MemoryError):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def fewer_at_once(error):
+    """What to do when memory runs out, and the first line of what the allocator said."""
+    cause = str(error).strip().split('\n')[0] or type(error).__name__
+    return printable(f'not enough memory: raise --accumulation, which computes the same batch in smaller pieces, or '
+                     f'--decode_pieces for long inputs, or lower --batch_size ({cause})')
+
+
+def end(message):
+    """Print the error line and leave with exit status 2."""
+    print('error:', message, file=sys.stderr, flush=True)
+    raise SystemExit(2) from None

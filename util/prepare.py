@@ -23,6 +23,7 @@ from util.errors import fail, nearest
 from util.files import sync, temporary
 from util.images import image_files
 from util.readers import read_file
+from util.runtime import is_first_local_process
 from util.splits import DRAW, DRAW_VAL, TEST, TRAIN, VAL
 from util.tables import TABLE_KNOBS, number, some
 
@@ -66,7 +67,7 @@ def prepare(config):
     stem = name if row else Path(name).name.split('.')[0]
     folder = Path(config['data_dir']) / f'{stem}-{hashlib.sha256(key).hexdigest()[:10]}'
 
-    if os.environ.get('LOCAL_RANK', '0') != '0' and not folder.exists():  # torchrun: one process works
+    if not is_first_local_process() and not folder.exists():  # torchrun: one process works
         print(f'waiting until rank 0 has prepared {folder}', flush=True)
         while not folder.exists():
             time.sleep(0.5)

@@ -1,14 +1,13 @@
-"""Device, precision, processes, seeds, signals and the log."""
+"""Device, precision, processes, seeds, signals and what is printed."""
 
 import gc
-import json
-import math
 import os
 import signal
 import sys
 from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -17,129 +16,243 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from util.errors import fail, printable
-from util.files import atomic_write
 
-# machine
+# -----------------------------------------------------------------------------
+# device
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
 
+# How long a process waits for the others before it gives up. One of them may prepare a data set for hours.
+LONGEST_WAIT = timedelta(hours=24)
+
+
+@dataclass
+class Run:
+    """Where a run computes, and which of its processes this one is."""
+    device: torch.device
+    dtype: str = 'float32'  # of autocast: float32 (none), bfloat16 or float16
+    compile: str = ''  # the mode of torch.compile; '' = not compiled
+    rank: int = 0  # number of this process among all
+    world: int = 1  # how many processes there are
+
+    @property
+    def is_main(self):
+        """Whether this is the process that prints and writes files."""
+        return self.rank == 0
+
+    def autocast(self):
+        """The context of a forward pass: in half precision if dtype says so."""
+        if self.dtype == 'float32':
+            return nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.dtype))
+
 
 def set_up(config):
-    """Finds device and ranks, and says so. -> namespace: device, dtype, autocast, compile, rank, world"""
-    run = SimpleNamespace(rank=int(os.environ.get('RANK', 0)), world=int(os.environ.get('WORLD_SIZE', 1)))
-    run.is_main = run.rank == 0
-    device = config['device']
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-    if device == 'cuda':
-        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
-    try:
-        run.device = torch.device(device)
-        torch.empty(1, device=run.device)
-    except (RuntimeError, AssertionError) as error:
-        fail(f'device={config["device"]!r} cannot be used here: {str(error).splitlines()[0]}')
-    kind = run.device.type
-    if kind == 'cuda':
-        torch.cuda.set_device(run.device)
+    """
+    Find the device and join the other processes, and print both. config: the knobs device, dtype and, where a script
+    has it, compile. -> Run
+    """
+    rank, world, local_rank = processes()
+    device = find_device(config['device'], local_rank)
+    dtype = find_dtype(config['dtype'], device)
+    mode = compile_mode(config.get('compile'), device)
+    run = Run(device, dtype, mode, rank, world)
     torch.set_float32_matmul_precision('high')  # TF32 where there is any
-    run.dtype = config['dtype']
-    if run.dtype == 'auto':
-        bf16 = kind == 'cuda' and torch.cuda.is_bf16_supported()
-        run.dtype = 'float32' if kind != 'cuda' else 'bfloat16' if bf16 else 'float16'
-    if run.dtype not in ('float32', 'bfloat16', 'float16'):
-        fail(f'dtype={run.dtype!r}: auto, float32, bfloat16 or float16')
-    low = None if run.dtype == 'float32' else getattr(torch, run.dtype)
-    run.autocast = (lambda: torch.autocast(kind, low)) if low else nullcontext
-    modes = {'none': 'default' * (kind == 'cuda'), 'false': '', 'true': 'default'}  # torch.compile's; '' = off
-    run.compile = str(config.get('compile')).lower()
-    if run.compile not in (*modes, 'reduce-overhead'):
-        fail(f'compile={config["compile"]!r}: true, false or reduce-overhead')
-    run.compile = modes.get(run.compile, run.compile)
+    if run.device.type == 'cuda':
+        torch.cuda.set_device(run.device)
+        name = torch.cuda.get_device_name()
+    else:
+        name = f'{torch.get_num_threads()} threads'
     if run.world > 1:
-        dist.init_process_group('nccl' if kind == 'cuda' else 'gloo')
-        sys.excepthook = partial(lost, run)
-    name = torch.cuda.get_device_name() if kind == 'cuda' else f'{torch.get_num_threads()} threads'
-    print0(run, f'device: {run.device} ({name}), {run.dtype}, {run.world} process(es)'
-             + ', compiled' * bool(run.compile))
+        join(run)
+    text = f'device: {run.device} ({name}), {run.dtype}, {run.world} process(es)'
+    if run.compile:
+        text += ', compiled'
+    print0(run, text)
     return run
 
 
-def lost(run, kind, error, trace):
-    """One line where another process of the run has died; torchrun then ends them all, with a status not 0."""
-    if isinstance(error, dist.DistError) or 'gloo' in str(error):
-        print(f'error: rank {run.rank} waited for another process, which has died', file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
+def find_device(name, local_rank):
+    """The torch.device that the knob `device` names, tried out. local_rank: which of several GPUs is this process's."""
+    found = name
+    if found == 'auto':
+        found = 'cpu'
+        if torch.cuda.is_available():
+            found = 'cuda'
+        elif torch.backends.mps.is_available():
+            found = 'mps'
+    if found == 'cuda':
+        found = f'cuda:{local_rank}'
+    try:
+        found = torch.device(found)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split('\n')[0]
+        fail(f'device={name!r} cannot be used here: {reason}')
+    return found
 
+
+def find_dtype(name, device):
+    """'float32', 'bfloat16' or 'float16': what the knob `dtype` names, or the best that this device has."""
+    if name == 'auto':
+        if device.type != 'cuda':
+            return 'float32'
+        return 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
+    if name not in ('float32', 'bfloat16', 'float16'):
+        fail(f'dtype={name!r} must be auto, float32, bfloat16 or float16')
+    return name
+
+
+def compile_mode(name, device):
+    """The mode of torch.compile that the knob `compile` names, '' for none. None: compiled on CUDA alone."""
+    modes = {'true': 'default', 'false': '', 'reduce-overhead': 'reduce-overhead'}
+    if name is None:
+        return 'default' if device.type == 'cuda' else ''
+    if name.lower() not in modes:
+        fail(f'compile={name!r} must be true, false or reduce-overhead')
+    return modes[name.lower()]
+
+
+# -----------------------------------------------------------------------------
+# several processes, started by torchrun
+
+def processes():
+    """
+    (rank, world, local rank) of this process, out of the environment variables that torchrun sets: its number among
+    all processes, how many there are, and its number on this machine. A process that runs alone is (0, 1, 0).
+    """
+    if 'RANK' not in os.environ or 'WORLD_SIZE' not in os.environ:
+        return 0, 1, 0  # one of them alone is a remnant of something else, and so is LOCAL_RANK without them
+    numbers = []
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+        text = os.environ.get(name, '0')
+        if not text.isdecimal():
+            fail(f'{name}={text!r} in the environment must be a whole number: torchrun sets it')
+        numbers.append(int(text))
+    rank, world, local_rank = numbers
+    if world <= 1:
+        return 0, 1, 0
+    if rank >= world:
+        fail(f'RANK={rank} in the environment must be less than WORLD_SIZE={world}: torchrun sets both')
+    return rank, world, local_rank
+
+
+def is_first_process():
+    """Whether this process is the first of all. For code that has no Run; elsewhere ask run.is_main."""
+    rank, _, _ = processes()
+    return rank == 0
+
+
+def is_first_local_process():
+    """Whether this process is the first on its machine: the one that prepares data while the others wait."""
+    _, _, local_rank = processes()
+    return local_rank == 0
+
+
+def join(run):
+    """Meet the other processes. CPU tensors travel by gloo, CUDA tensors by NCCL, which takes no others."""
+    for name in ('MASTER_ADDR', 'MASTER_PORT'):
+        if name not in os.environ:
+            fail(f'WORLD_SIZE={run.world} in the environment asks for several processes, but {name} is not set: '
+                 'start them with torchrun, or unset WORLD_SIZE')
+    sys.excepthook = partial(report_lost_process, run)
+    backend = 'cpu:gloo,cuda:nccl' if run.device.type == 'cuda' else 'gloo'
+    dist.init_process_group(backend, timeout=LONGEST_WAIT)
+
+
+def report_lost_process(run, error_type, error, trace):
+    """The excepthook of several processes: one line where another one has ended. torchrun then ends them all."""
+    if isinstance(error, dist.DistError) or 'gloo' in str(error):
+        print(f'error: process {run.rank} waited for another process, which has died', file=sys.stderr)
+    else:
+        sys.__excepthook__(error_type, error, trace)
+
+
+def sum_ranks(t, run):
+    """The sum of a tensor over all processes, in place."""
+    if run.world > 1:
+        dist.all_reduce(t)
+    return t
+
+
+def decide_on_main(value, run):
+    """A bool of rank 0, on every rank: another rank could see another state of the disk. -> bool"""
+    if run.world == 1:
+        return value
+    flag = torch.tensor(float(value), device=run.device)
+    dist.broadcast(flag, 0)
+    return bool(flag)
+
+
+def wrap(model, run):
+    """
+    The model as the training loop calls it. DDP averages its gradients over the processes. torch.compile goes around
+    DDP: in this order gradients are sent while the backward pass still runs. What is saved is the bare model.
+    """
+    if run.world > 1:
+        device_ids = [run.device] if run.device.type == 'cuda' else None
+        model = DistributedDataParallel(model, device_ids=device_ids)
+    if run.compile:
+        model = torch.compile(model, mode=run.compile)
+        model.register_forward_pre_hook(mark_width_as_dynamic)
+    return model
+
+
+def mark_width_as_dynamic(model, args):
+    """Tell torch.compile that n of x and valid, (B, n), varies. Otherwise the first n gets a program of its own."""
+    for t in args[:2]:
+        if torch.is_tensor(t) and t.ndim == 2:
+            torch._dynamo.mark_dynamic(t, 1)
+
+
+def no_sync(model, run, last):
+    """The context of a micro-batch's forward and backward: processes share their gradients in the last one only."""
+    if run.world == 1 or last:
+        return nullcontext()
+    return model.no_sync()
+
+
+def finish(run):
+    """Leave the other processes, all at the same time."""
+    if run.world > 1:
+        gc.collect()  # old DDP wrappers have threads, which would outlive the group
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+# -----------------------------------------------------------------------------
+# what is printed and logged
 
 def print0(run, text):
-    """One line, from one rank; above the progress bar if there is one."""
-    if run.rank == 0:
+    """Print from the main process alone; above the progress bar if there is one."""
+    if run.is_main:
         tqdm.write(printable(text), file=sys.stdout)
         sys.stdout.flush()
 
 
 def warn(run, text):
-    """A warning, if there is one."""
+    """Print a warning. An empty text is none."""
     if text:
         print0(run, f'warning: {text}')
 
 
-def log_line(path, run, **values):
-    """One JSON object a line in log.jsonl; a number that is not finite, which JSON does not know, is null."""
-    if run.rank == 0:
-        values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, 'a') as f:
-                f.write(json.dumps(values) + '\n')
-        except OSError as error:
-            fail(f'cannot write {path}: {error.strerror or error}')
-
-
-def lock_output_dir(folder, run):
-    """
-    Makes an out_dir this run's own, until its process ends, however it does. Fails if another run writes to
-    it, or nobody can: now, not at the first save.
-    """
-    if run.rank == 0:
-        with atomic_write(folder / '.try') as f:
-            f.write(bytes(4096))
-        (folder / '.try').unlink()
-        if os.name == 'posix':
-            import fcntl
-            run.lock = open(folder / '.lock', 'w')  # noqa: SIM115
-            try:
-                fcntl.flock(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                fail(f'another run is writing to {folder}: wait for its end, or choose another --out_dir')
-            except OSError:  # a disk over the network that knows no locks
-                pass
-
-
-def rewrite_log(path, run, keep):
-    """Takes out of a log.jsonl the entries for which keep(entry) is false, at once or not at all."""
-    if run.rank == 0 and path.exists():
-        lines = [s for s in path.read_text().splitlines() if s.endswith('}')]  # the last may be half written
-        with atomic_write(path, 'w') as f:
-            f.writelines(s + '\n' for s in lines if keep(json.loads(s)))
-
-
 def seed_all(*numbers):
-    """Seeds torch from several integers, mixed (torch's CPU generator looks at 32 bits only)."""
-    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+    """Seed torch from several integers, mixed into 32 bits, as torch's CPU generator looks at no more."""
+    mixed = np.random.SeedSequence(numbers).generate_state(1)[0]
+    torch.manual_seed(int(mixed))
 
 
 class Stop:
     """
-    Ctrl-C and SIGTERM: finish the step, save, leave. A second Ctrl-C leaves at once. Several processes leave
-    also when the torchrun that started them is gone.
+    Ctrl-C and SIGTERM: the loop finishes its step, saves and leaves. A second Ctrl-C leaves at once. Several processes
+    also leave when the torchrun that started them is gone.
     """
 
     def __init__(self):
-        self.signal, self.parent = None, os.getppid()
-        for s in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(s, self.catch)
+        self.signal = None  # the number of the signal that came
+        self.parent = os.getppid()
+        signal.signal(signal.SIGINT, self.catch)
+        signal.signal(signal.SIGTERM, self.catch)
 
     def catch(self, number, frame):
         self.signal = number
@@ -151,56 +264,7 @@ class Stop:
             return self.signal is not None
         if (step + 1) % every:
             return False
-        orphan = os.getppid() != self.parent
-        flag = torch.tensor(float(self.signal is not None or orphan), device=run.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag)
-
-
-def sum_ranks(t, run):
-    """The sum of a tensor over all processes."""
-    if run.world > 1:
-        dist.all_reduce(t)
-    return t
-
-
-def decide_on_main(value, run):
-    """Rank 0's value of a bool, on every rank: another rank could see another state of the disk."""
-    if run.world == 1:
-        return value
-    flag = torch.tensor(float(value), device=run.device)
-    dist.broadcast(flag, 0)
-    return bool(flag)
-
-
-def finish(run):
-    """Leaves the process group, all together, and without old DDP wrappers, whose threads would outlive it."""
-    if run.world > 1:
-        gc.collect()
-        dist.barrier()
-        dist.destroy_process_group()
-
-
-def no_sync(model, run, last):
-    """Context of a micro-batch's two passes: processes add up their gradients in the last one alone."""
-    return nullcontext() if run.world == 1 or last else model.no_sync()
-
-
-def wrap(model, run):
-    """
-    The model as the loop calls it: averaged over processes, then compiled, which in this order leaves the
-    gradients to be sent during the backward pass. The bare one is what is saved.
-    """
-    if run.world > 1:
-        model = DistributedDataParallel(model, device_ids=[run.device] if run.device.type == 'cuda' else None)
-    if run.compile:
-        model = torch.compile(model, mode=run.compile)
-        model.register_forward_pre_hook(any_width)
-    return model
-
-
-def any_width(model, args):
-    """Says of x and valid of bytes, (B, n), that n varies: else the first n has a program of its own."""
-    for t in args[:2]:
-        if torch.is_tensor(t) and t.ndim == 2:
-            torch._dynamo.mark_dynamic(t, 1)
+        is_orphan = os.getppid() != self.parent
+        must_stop = torch.tensor(float(self.signal is not None or is_orphan), device=run.device)
+        dist.all_reduce(must_stop, op=dist.ReduceOp.MAX)
+        return bool(must_stop)

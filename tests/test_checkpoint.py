@@ -1,0 +1,296 @@
+"""checkpoint.py: what is saved comes back; what is damaged, crafted or of another model is refused in one line."""
+
+import copy
+import math
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from masking import Masking
+from model import FREE, SMA, SMAConfig, build
+from util import checkpoint
+from util.checkpoint import check_optimizer_state, load, load_weights, must_match, save, shape_of
+from util.errors import UserError
+from util.optim import make_optimizer, make_scaler, update
+from util.runtime import Run
+
+
+def make(n_latent, d_raw, seed=0, **more):
+    torch.manual_seed(seed)
+    shape = dict(embed_dim=16, seq_len=20, n_layer=2, qk_dim=8, n_head=2, v_dim=16)
+    return SMA(SMAConfig(**{**shape, **more}, n_latent=n_latent, d_raw=d_raw))
+
+
+def test_checkpoints_round_trip_and_name_what_is_new(tmp_path):
+    old = make(0, 1)
+    new = make(0, 1, seed=1, n_out=2)
+    save(tmp_path / 'a' / 'last.pt', dict(model=old.state_dict(), model_args=vars(old.config), config={}))
+    found = load(tmp_path / 'a')  # a folder means its last.pt
+    loaded, fresh = load_weights(new, found['model'], new=('head.', 'head_query'), dropped=('decoder.',))
+    assert loaded + fresh == len(new.state_dict())
+    assert fresh == sum(name.startswith('head') for name in new.state_dict())
+    for name, tensor in old.state_dict().items():
+        assert name.startswith('decoder.') or torch.equal(tensor, new.state_dict()[name])
+    with pytest.raises(UserError, match='does not fit'):
+        load_weights(new, found['model'])  # nobody said that the head is new
+    (tmp_path / 'cut.pt').write_bytes((tmp_path / 'a' / 'last.pt').read_bytes()[:500])
+    torch.save({'a': 1}, tmp_path / 'other.pt')
+    torch.save([1], tmp_path / 'list.pt')
+    for path, word in (('cut.pt', 'cut short'), ('other.pt', 'not a checkpoint'), ('none.pt', 'no checkpoint'),
+                       ('list.pt', 'not a checkpoint'), ('x' * 300, 'no checkpoint')):
+        with pytest.raises(UserError, match=word):
+            load(tmp_path / path)
+
+
+def test_names_of_older_checkpoints_are_those_of_today(tmp_path):
+    model = make(0, 1, n_out=1)
+    task = dict(target='regression', metric='rmse', classes=None, mean=0.0, std=1.0)
+    config = dict(valid_share=0.3, valid_file='a.csv', lr=1.0)
+    save(tmp_path / 'a.pt', dict(model=model.state_dict(), model_args=vars(model.config), config=config, outcome=task))
+    found = load(tmp_path / 'a.pt', keys=('model', 'task'))
+    assert found['task'] == task and 'outcome' not in found
+    assert found['config'] == dict(val_share=0.3, val_file='a.csv', lr=1.0, mask='guided')
+
+
+def test_an_older_checkpoint_has_the_defaults_of_newer_fields():
+    args = {name: value for name, value in vars(make(0, 1).config).items() if name not in ('mlp_ratio', 'drop_path')}
+    assert shape_of(args)['mlp_ratio'] == SMAConfig().mlp_ratio and build(args).config.drop_path == 0
+    assert not set(FREE) & set(shape_of(args)) and set(FREE) | set(shape_of(args)) == set(vars(SMAConfig()))
+
+
+def test_what_an_older_run_does_not_know_counts_as_the_default():
+    must_match({'lr': 1.0}, {'lr': 1.0, 'new': 3}, 'a run', defaults={'lr': 2.0, 'new': 3})
+    for old, new in (({'lr': 1.0}, {'lr': 2.0}), ({}, {'lr': 1.0}), ({'lr': 1.0}, {'lr': 1.0, 'new': 4})):
+        with pytest.raises(UserError, match='a run was made with'):
+            must_match(old, new, 'a run', defaults={'lr': 2.0, 'new': 3})
+
+
+# ---- damage
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    model = make(4, 0)
+    good = dict(model=model.state_dict(), model_args=vars(model.config), config={'lr': 1.0}, step=3, best=0.5)
+    save(tmp_path / 'good.pt', good)
+    content = (tmp_path / 'good.pt').read_bytes()
+    rng, taken = np.random.default_rng(0), 0
+    for place in rng.integers(len(content), size=200):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.integers(8)
+        (tmp_path / 'flipped.pt').write_bytes(flipped)
+        try:
+            found = load(tmp_path / 'flipped.pt')
+        except UserError:
+            continue
+        taken += 1  # a bit that says nothing: of a date, or between the parts
+        assert all(torch.equal(found['model'][name], tensor) for name, tensor in good['model'].items())
+        assert found['model_args'] == good['model_args'] and found['step'] == 3
+    assert taken < 100
+
+
+def test_what_is_damaged_or_crafted_is_no_checkpoint(tmp_path):
+    model = make(4, 0)
+    good = dict(model=model.state_dict(), model_args=vars(model.config), config={'lr': 1.0}, step=3, best=0.5)
+    args = good['model_args']
+
+    def with_weight(tensor):
+        return dict(model={**good['model'], 'first.key.weight': tensor})
+    key = good['model']['first.key.weight']
+    nan = key.clone()
+    nan[0, 0] = torch.nan
+    for change, word in (
+            (with_weight(nan), 'first.key.weight has numbers that are not finite'),
+            (with_weight(key.long()), 'no floating-point'), (with_weight(key.to_sparse()), 'no floating-point'),
+            (with_weight(torch.zeros(1, 1).expand(key.shape)), 'fewer numbers'), (with_weight(3), 'no dict of tensors'),
+            (dict(step=-1), 'damaged'), (dict(best='x'), 'damaged'), (dict(best=math.nan), 'damaged'),
+            (dict(model_args={**args, 'n_layer': 10 ** 9}), 'damaged'), (dict(model={}), 'damaged'),
+            (dict(model_args={**args, 'decode_pieces': 10 ** 9}), 'damaged'),
+            (dict(model_args={**args, 'first_heads': 3}), 'must divide'),
+            (dict(model_args={**args, 'decoder_heads': 10 ** 6}), 'must divide'),
+            (dict(model_args={**args, 'v_dim': 2.5}), 'damaged'), (dict(config=[1]), 'damaged'),
+            (dict(model_args={**args, 'n_head': 0}), 'damaged'),
+            (dict(model_args={**args, 'embed_dim': 2 ** 40}), 'shape|damaged'), (dict(config={'lr': {}}), 'damaged'),
+            (dict(model_args={**args, 'seq_len': 10 ** 12}), 'another shape'), (dict(model=3), 'damaged'),
+            (dict(model_args=None), 'damaged'), (dict(model_args={}), 'shape|damaged'),
+            (dict(data=torch.zeros(3)), 'damaged'), (dict(columns=[3]), 'damaged'),
+            (dict(categories={'a': 3}), 'damaged'), (dict(scaler={'scale': 'x'}), 'damaged')):
+        torch.save({**good, **change}, tmp_path / 'odd.pt')
+        with pytest.raises(UserError, match=word) as error:
+            load(tmp_path / 'odd.pt')
+        assert 'odd.pt' in str(error.value)
+
+
+def test_a_packed_file_is_refused(tmp_path):
+    """It could unpack to any size."""
+    model = make(4, 0)
+    save(tmp_path / 'a.pt', dict(model=model.state_dict(), model_args=vars(model.config), config={}))
+    with zipfile.ZipFile(tmp_path / 'a.pt') as a, zipfile.ZipFile(tmp_path / 'b.pt', 'w', zipfile.ZIP_DEFLATED) as b:
+        for part in a.infolist():
+            b.writestr(part.filename, a.read(part))
+    with pytest.raises(UserError, match='packed'):
+        load(tmp_path / 'b.pt')
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    model = make(4, 0)
+    good = dict(model=model.state_dict(), model_args=vars(model.config), config={})
+    save(tmp_path / 'good.pt', good)
+    content = (tmp_path / 'good.pt').read_bytes()
+    bad = {name: tensor.clone() for name, tensor in good['model'].items()}
+    bad['first.key.weight'][0, 0] = torch.nan
+    with pytest.raises(UserError, match='not finite'):
+        save(tmp_path / 'good.pt', {**good, 'model': bad})
+    assert (tmp_path / 'good.pt').read_bytes() == content and not list(tmp_path.glob('*.tmp'))
+
+
+CONFIG = dict(dataset='a.csv', val_share=0.1, split_seed=0, header=None, input_column='a,b', norm='standard', max_len=9,
+              mask='random', mask_ratio=1, n_query=2, lr=(0.1, 0.2), from_a_student=[1, None])
+
+
+@pytest.mark.parametrize('change', [
+    dict(dataset=5), dict(dataset=['a.csv']), dict(val_share='x'), dict(val_share=math.nan), dict(split_seed=-1),
+    dict(split_seed=2 ** 64), dict(header='x'), dict(input_column=[1, 2]), dict(norm=3), dict(max_len='x'), dict(mask=3),
+    dict(mask=None), dict(mask_ratio='x'), dict(mask_ratio=(0.5,)), dict(n_query=2.5), dict(metric=[]), dict(target=1)])
+def test_a_knob_of_another_type_in_a_checkpoint_is_refused(tmp_path, change):
+    model = make(0, 1)
+    good = dict(model=model.state_dict(), model_args=vars(model.config))
+    save(tmp_path / 'a.pt', {**good, 'config': CONFIG})
+    assert load(tmp_path / 'a.pt')['config'] == CONFIG
+    save(tmp_path / 'a.pt', {**good, 'config': {**CONFIG, 'input_column': ['a', 'b']}})
+    load(tmp_path / 'a.pt')  # the names of the columns, as finetune.py reads another table by them
+    save(tmp_path / 'a.pt', {**good, 'config': {**CONFIG, **change}})
+    name, = change
+    with pytest.raises(UserError, match=f'a.pt is damaged: its config has {name}='):
+        load(tmp_path / 'a.pt')
+
+
+TASKS = {
+    'binary': (dict(target='binary', metric='f1', classes=['no', 'yes'], positive='yes'), 1),
+    'multiclass': (dict(target='multiclass', metric='accuracy', classes=[0.0, 1.0, 2.0]), 3),
+    'regression': (dict(target='regression', metric='rmse', classes=None, mean=2.0, std=1.0), 1)}
+WRONG = [
+    ('binary', dict(target='none')), ('binary', dict(target=None)), ('binary', dict(target='multiclass')),
+    ('binary', dict(metric='x')), ('binary', dict(metric=['f1'])), ('binary', dict(classes=None)),
+    ('binary', dict(classes=['no', 'no'])), ('binary', dict(classes=['no', 1.0])), ('binary', dict(positive='maybe')),
+    ('multiclass', dict(classes=[0.0, 1.0])), ('multiclass', dict(classes=[0.0, 1.0, math.nan])),
+    ('multiclass', dict(classes=[0.0, 1.0, [2.0]])), ('multiclass', dict(target='binary')),
+    ('regression', dict(mean=math.nan)), ('regression', dict(std='1')), ('regression', dict(mean=None)),
+    ('regression', dict(classes=['a', 'b'])), ('regression', dict(target='binary'))]
+
+
+@pytest.mark.parametrize('kind, change', WRONG)
+def test_a_task_that_does_not_fit_the_model_is_refused(tmp_path, kind, change):
+    task, n_out = TASKS[kind]
+    model = make(0, 1, n_out=n_out)
+    good = dict(model=model.state_dict(), model_args=vars(model.config), config={})
+    save(tmp_path / 'a.pt', {**good, 'task': task})
+    assert load(tmp_path / 'a.pt')['task'] == task
+    save(tmp_path / 'a.pt', {**good, 'task': {**task, **change}})
+    with pytest.raises(UserError, match='a.pt is damaged'):
+        load(tmp_path / 'a.pt')
+
+
+def trained(steps):
+    """A tiny model's optimizer and scaler after a few steps."""
+    torch.manual_seed(0)
+    model = SMA(SMAConfig(d_raw=1, seq_len=6, n_layer=1, embed_dim=8, v_dim=8, qk_dim=8, n_head=2))
+    optimizer = make_optimizer(model, dict(lr=1e-2, weight_decay=0.1), 'cpu')
+    scaler = make_scaler(Run(torch.device('cpu')))
+    for _ in range(steps):
+        scaler.scale(model(torch.randn(4, 6, 1))[0].sum()).backward()
+        update(model, optimizer, scaler, 1.0)
+    return optimizer
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    """Fused AdamW would write out of bounds (exit status 139)."""
+    optimizer = trained(2)
+    good = optimizer.state_dict()
+    check_optimizer_state(optimizer, good, 'last.pt')
+    check_optimizer_state(trained(0), good, 'last.pt')
+
+    def with_(place, **change):
+        return {**good, 'state': {**good['state'], place: {**good['state'][0], **change}}}
+    moment = good['state'][0]['exp_avg']
+    groups = good['param_groups']
+    for bad in (with_(0, exp_avg=moment[:1]), with_(0, exp_avg_sq=moment.double()), with_(0, step=torch.zeros(2)),
+                with_(0, exp_avg=torch.full_like(moment, torch.nan)), with_(999), with_('a'), with_(0, exp_avg=3),
+                with_(0, more=moment), {'state': {}}, {}, 3, {**good, 'state': 3}, {**good, 'param_groups': groups[:1]},
+                {**good, 'param_groups': [{**group, 'betas': (2, 2)} for group in groups]},
+                {**good, 'param_groups': [{**group, 'eps': torch.zeros(2)} for group in groups]}):
+        with pytest.raises(UserError, match='optimizer'):
+            check_optimizer_state(optimizer, bad, 'last.pt')
+
+
+# ---- every entry of real checkpoints, edited one by one
+
+def edits(value):
+    """A value as a slip or an attack may leave it: of other types, empty, of other shapes, not finite, huge."""
+    yield from ('x', -1, 2.5, math.nan, math.inf, 10 ** 12, 2 ** 70, [], {}, ['x'], [-1], {'x': 1}, torch.ones(2), True)
+    if torch.is_tensor(value):
+        yield value.double()
+        yield value * math.nan
+        yield value * 1e30
+        yield value.flatten()[:1]
+        yield value[None]
+        yield value.long()
+    if isinstance(value, (list, tuple)) and len(value):
+        yield value[:-1]
+        yield [*value, value[0]]
+    yield None
+
+
+def edited(entry, path=()):
+    """(path, a copy of the dict with the entry at this path left out or edited) for every entry, at any depth."""
+    for name, value in entry.items():
+        left_out = {k: v for k, v in entry.items() if k != name}
+        yield (*path, name, 'left out'), left_out
+        for edit in edits(value):
+            yield (*path, name, repr(edit)[:40]), {**entry, name: edit}
+        if isinstance(value, dict):
+            for where, inner in edited(value, (*path, name)):
+                yield where, {**entry, name: inner}
+
+
+TABLE = ['--dataset=t.csv', '--label_column=y', '--device=cpu', '--val_share=0.2', '--test_share=0.2', '--batch_size=8']
+TINY = ['--embed_dim=8', '--qk_dim=8', '--v_dim=8', '--n_head=2', '--n_layer=1']
+
+
+@pytest.fixture
+def checkpoints(run, tmp_path):
+    """Paths of a pre-trained checkpoint, and of fine-tuned ones of each target, all of a small table."""
+    rng = np.random.default_rng(0)
+    rows = [f'{a:.3f},{b:.3f},{"red" if a > b else "blue"},{int(a > 0)},{a + b:.3f}' for a, b in rng.normal(size=(60, 2))]
+    (tmp_path / 't.csv').write_text('\n'.join(['a,b,colour,y,z', *rows]) + '\n')
+    run('pretrain.py', *TABLE, *TINY, '--drop_column=z', '--max_steps=2', '--out_dir=pre')
+    for name, column in (('class', 'y'), ('number', 'z')):
+        run('finetune.py', *TABLE, *TINY, f'--label_column={column}', '--init_from=scratch', '--seeds=0', '--max_steps=2',
+            f'--out_dir={name}', '--drop_column=' + ('z' if column == 'y' else 'y'))
+    return [tmp_path / 'pre/last.pt', *(tmp_path / f'{name}/scratch-lr0.001-seed0.pt' for name in ('class', 'number'))]
+
+
+# Entries of which each weight, moment or knob is like the others: some stand for all.
+ALIKE = ('model', 'optimizer', 'state', 'config')
+
+
+def few(path):
+    """Whether to try this edit: of many that are alike, the first two."""
+    return True
+
+
+def test_each_entry_of_a_checkpoint_may_be_anything(run, checkpoints, tmp_path, capsys):
+    """Left out, of another type or shape, not finite or huge: it loads and works, or it ends in one line."""
+    n_refused = n_works = 0
+    for path in checkpoints:
+        good = torch.load(path, weights_only=True)
+        for where, bad in edited(good):
+            torch.save(bad, tmp_path / 'bad.pt')
+            try:
+                found = load(tmp_path / 'bad.pt', ('model', 'model_args', 'config', 'norm'))
+            except UserError as error:
+                assert '\n' not in str(error), where
+                n_refused += 1
+            else:
+                n_works += 1
+    print(n_refused, n_works)
