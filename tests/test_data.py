@@ -1,6 +1,7 @@
 """data.py: batches, normalisation and metrics against trusted libraries."""
 
 import itertools
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import data
+from configurator import defaults_of
 from data import CLS, PAD, SEP, epoch_batches, open_dataset
 from util import checks, tasks
 from util.checks import check_norm
@@ -301,6 +303,65 @@ def test_a_files_target_is_guessed_and_said(tmp_path, labels, target, metric):
     assert (task['target'], task['metric']) == (target, metric) and len(rows['train']) == len(labels)
     assert f'target: {target}, as the labels have {len(set(labels))} values' in note
     assert infer_task(d, target, metric, ('train',))[2] == ''  # said by the user: nothing to say
+
+
+def test_none_means_the_default(tmp_path):
+    (tmp_path / 'a.txt').write_text('\n'.join(f'{i:04}' for i in range(2000)))
+    knobs = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': str(tmp_path / 'a.txt'), 'data_dir': str(tmp_path / 'd')}
+    a, b = open_dataset(**knobs), open_dataset(str(tmp_path / 'a.txt'), data_dir=str(tmp_path / 'd'))
+    assert a.folder == b.folder and np.array_equal(a.split, b.split)
+    assert abs(np.bincount(a.split) / 2000 - [0.88, 0.02, 0.1]).max() < 0.03
+
+
+def test_each_knob_is_declared_once_and_none_of_them_decides_for_a_checkpoint():
+    """All are None, which a stage reads as what the checkpoint's run had; but the folder of prepared data."""
+    knobs = defaults_of(data.__file__)
+    assert len(knobs) == 16 and {name for name, value in knobs.items() if value is not None} == {'data_dir'}
+    assert set(data.PREPARE_KNOBS) == set(knobs)
+
+
+def test_names_with_a_comma(tmp_path, monkeypatch):
+    """A whole name counts first; else a comma parts two files."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a,b').mkdir()
+    for name in ('my,data.csv', 'a,b/c.csv'):
+        (tmp_path / name).write_text('x,y\n1,2\n3,4\n')
+        assert opened(tmp_path, name).x[:, :, 0].tolist() == [[1, 2], [3, 4]]
+    np.save('X.npy', np.eye(3))
+    np.save('y.npy', np.arange(3))
+    assert opened(tmp_path, 'X.npy,y.npy').y.tolist() == [0, 1, 2]
+    assert [data.name_of(name) for name in ('my,data.csv', 'X.npy,y.npy', 'some/esol.csv.gz', 'esol')] == [
+        'my,data', 'X', 'esol', 'esol']
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'a.txt').write_text('abc\ndef\n')
+    d = open_dataset('~/a.txt', data_dir='~/kept')
+    assert d.folder.parent == tmp_path / 'kept' and len(d.y) == 2
+
+
+def test_a_name_that_is_not_utf8(tmp_path, run):
+    name = os.fsdecode(b'caf\xe9.csv')
+    (tmp_path / name).write_text('a,b\n1,2\n3,4\n')
+    assert 'datasets/caf\\udce9-' in run('data.py', name).stdout
+    assert 'caf\\udce9' in run('data.py').stdout
+    assert 'caf\\udce9x' in run('data.py', os.fsdecode(b'caf\xe9x'), status=2).stderr
+
+
+def test_lengths_that_differ_from_the_checkpoints_are_told(tmp_path, capsys):
+    d = text_data(tmp_path)
+    run = SimpleNamespace(rank=0, world=1, device=torch.device('cpu'))
+    config = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': str(tmp_path / 'a.txt'), 'data_dir': str(tmp_path / 'datasets'),
+              'val_share': 0.2, 'test_share': 0.2}
+    checkpoint = dict(config={**config, 'max_len': 50}, norm={'kind': 'none'}, data=d.fingerprint,
+                      model_args={'d_raw': 0, 'seq_len': 64})
+    same, seq_len = data.open_data(config, run, checkpoint)
+    assert (same.max_len, seq_len) == (50, 64) and 'trained on up to' not in capsys.readouterr().out
+    data.open_data({**config, 'max_len': 60}, run, checkpoint)
+    assert 'trained on up to 50 tokens a row, here it is up to 60' in capsys.readouterr().out
+    data.open_data(config, run, {**checkpoint, 'data': 'x.bin 00000000'})
+    assert 'warning: the checkpoint was trained with other contents of a' in capsys.readouterr().out
 
 
 def test_columns_of_another_table_are_matched_by_name():

@@ -22,11 +22,11 @@ def put():
 
 
 def read_all(folder):
-    """All that read_images yields at image_size 14, put together: x, labels, splits, left_out"""
-    meta = dict(left_out=Counter(), image_size=14)
+    """All that read_images yields at image_size 14, put together: x, labels, splits, meta"""
+    meta = dict(left_out=Counter(), image_size=14, notes=[])
     parts = list(images.read_images(folder, meta))
     labels, splits = ([v for part in parts for v in part[k] or [None] * len(part[0])] for k in (1, 2))
-    return np.concatenate([x for x, _, _ in parts]), labels, splits, meta['left_out']
+    return np.concatenate([x for x, _, _ in parts]), labels, splits, meta
 
 
 @pytest.mark.parametrize('size', [(40, 30), (30, 41), (16, 16), (9, 12), (101, 64)])
@@ -53,30 +53,92 @@ def test_a_large_jpeg_loses_nothing_by_being_decoded_small(tmp_path, put):
     assert np.abs(off).mean() < 1 and np.abs(off).max() <= 10  # of 255
 
 
-def test_all_kinds_of_pixels_become_rgb(tmp_path, put):
-    """As torchvision's loader has it: convert('RGB'), and a camera's note on rotation is not looked at."""
+@pytest.fixture
+def square(tmp_path, put):
+    """A picture of 16 x 16 pixels, which is read as it is."""
     from PIL import Image
-    picture, want = Image.open(put(tmp_path / 'p/a.png', width=16, height=16)), []
+    return Image.open(put(tmp_path / 'square.png', width=16, height=16)).convert('RGB')
+
+
+def test_all_kinds_of_pixels_become_rgb(tmp_path, square):
+    """As Pillow's convert('RGB') has it."""
+    from PIL import Image
     (tmp_path / 'all').mkdir()
-    for name in ('1.bmp', 'L.png', 'L.tiff', 'P.png', 'RGB.png', 'RGBA.png', 'RGB.ppm', 'RGB.webp'):
+    want = []
+    for name in ('1.bmp', 'L.png', 'L.tiff', 'P.gif', 'P.png', 'RGB.jfif', 'RGB.png', 'RGB.ppm', 'RGB.webp', 'RGBA.png'):
         mode, ending = name.split('.')
-        kind, rotated = picture.convert(mode), Image.Exif()
-        rotated[0x0112] = 6  # the tag `orientation`: turn by 90 degrees
-        kind.save(tmp_path / 'all' / name, **(dict(lossless=True) if ending == 'webp' else {}),
-                  **(dict(exif=rotated) if name in ('RGB.png', 'RGB.webp') else {}))
-        want.append((name, np.asarray(kind.convert('RGB'))))
-    x, _, _, left_out = read_all(tmp_path / 'all')
-    np.testing.assert_array_equal(x, [v for _, v in sorted(want, key=lambda item: item[0])])
-    assert not left_out
+        options = {'lossless': True} if ending == 'webp' else {}
+        square.convert(mode).save(tmp_path / 'all' / name, **options)
+        with Image.open(tmp_path / 'all' / name) as image:
+            want.append(np.asarray(image.convert('RGB')))
+    x, _, _, meta = read_all(tmp_path / 'all')
+    np.testing.assert_array_equal(x, want)
+    assert not meta['left_out'] and not meta['notes']
 
 
-def test_16_bits_of_grey_are_not_cut_off(tmp_path):
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_an_image_is_turned_as_its_camera_noted(tmp_path, square, orientation):
+    from PIL import Image, ImageOps
+    note = Image.Exif()
+    note[0x0112] = orientation
+    (tmp_path / 'p').mkdir()
+    square.save(tmp_path / 'p/a.png', exif=note)
+    with Image.open(tmp_path / 'p/a.png') as image:
+        want = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(want, np.asarray(square)) == (orientation == 1)
+    np.testing.assert_array_equal(read_all(tmp_path / 'p')[0], want[None])
+
+
+def test_an_image_with_a_damaged_note_is_read(tmp_path, square):
+    (tmp_path / 'p').mkdir()
+    square.save(tmp_path / 'p/a.png', exif=b'Exif\0\0no note at all')
+    np.testing.assert_array_equal(read_all(tmp_path / 'p')[0], np.asarray(square)[None])
+
+
+@pytest.mark.parametrize('mode, ending', [('RGBA', 'png'), ('LA', 'png'), ('P', 'gif'), ('RGBA', 'webp')])
+def test_what_is_transparent_is_white_whatever_lies_under_it(tmp_path, mode, ending):
+    """Of two pictures that look alike, the pixels are alike."""
+    from PIL import Image
+    (tmp_path / 'p').mkdir()
+    for name, under in (('a', 0), ('b', 200)):
+        pixels = np.full((16, 16, 4), 90, np.uint8)
+        pixels[:, :8, :3] = under
+        pixels[:, :8, 3] = 0  # the left half is transparent
+        pixels[:, 8:, 3] = 255
+        image = Image.fromarray(pixels)
+        if mode == 'P':
+            image.save(tmp_path / f'p/{name}.gif')
+        else:
+            options = {'lossless': True, 'exact': True} if ending == 'webp' else {}
+            image.convert(mode).save(tmp_path / f'p/{name}.{ending}', **options)
+    x, _, _, meta = read_all(tmp_path / 'p')
+    assert (x[:, :, :8] == 255).all() and (x[:, :, 8:] == 90).all()
+    assert meta['notes'] == ['2 images have transparent pixels: white shows through']
+
+
+@pytest.mark.parametrize('most, kind', [(65_535, np.uint16), (4095, np.uint16), (70_000, np.int32), (0.5, np.float32)])
+def test_more_than_8_bits_are_scaled_by_the_files_own_range(tmp_path, most, kind):
+    """Neither black, as 12 bits in 16 would be, nor white, as 32 would be."""
     Image = pytest.importorskip('PIL.Image')
-    grey = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
-    for name in ('a.png', 'b.tif'):
-        Image.fromarray(grey).save(tmp_path / name)
-    x, *_ = read_all(tmp_path)
-    assert (x == (grey // 257).astype(np.uint8)[..., None]).all()
+    steps = np.arange(256).reshape(16, 16)
+    for name in ('a.png', 'b.tif') if kind == np.uint16 else ('b.tif',):
+        Image.fromarray((steps / 255 * most).astype(kind)).save(tmp_path / name)
+    x, _, _, meta = read_all(tmp_path)
+    assert np.abs(x - steps[..., None]).max() <= (0 if most == 65_535 else 1)
+    assert x.min() == 0 and x.max() == 255
+    note, = meta['notes']
+    assert f'{len(x)} images have more than 8 bits a pixel' in note
+
+
+def test_other_endings_are_counted(tmp_path, square, run):
+    for name in ('cat/1.jpg', 'cat/2.JPEG', 'dog/3.gif', 'dog/4.jfif'):
+        (tmp_path / 'pets' / name).parent.mkdir(parents=True, exist_ok=True)
+        square.save(tmp_path / 'pets' / name, 'GIF' if name.endswith('gif') else 'JPEG')
+    for name in ('cat/1.heic', 'cat/2.heic', 'dog/LICENSE'):
+        (tmp_path / 'pets' / name).write_text('x')
+    out = run('data.py', 'pets', '--image_size=14').stdout
+    assert 'labels on 4 rows: cat 2, dog 2' in out
+    assert 'note: 3 files in pets are no images by their endings: .heic 2, no ending 1' in out
 
 
 def test_layouts_and_links(tmp_path, put):
@@ -88,8 +150,7 @@ def test_layouts_and_links(tmp_path, put):
         put(tmp_path / name.removesuffix('.txt')).rename(tmp_path / name)
 
     def found(folder, **more):
-        left_out = Counter()
-        listed = images.image_files(tmp_path / folder, left_out, **more)
+        listed, left_out, _ = images.image_files(tmp_path / folder, **more)
         return [(path.name, *rest) for path, *rest in listed] + [*left_out.values()]
     classes = [('1.png', 'a'), ('2.jpg', 'a'), ('3.JPEG', 'b')]
     assert found('classes') == [(*image, None) for image in classes]

@@ -7,6 +7,8 @@ import pytest
 from test_data import opened
 from test_prepare import counts, sequences
 
+from util.splits import too_few_inputs
+
 
 @pytest.mark.parametrize('kind', ['csv', 'txt', 'npy'])
 def test_a_row_that_is_added_moves_no_other(tmp_path, kind):
@@ -54,3 +56,66 @@ def test_splits_by_share_and_by_file(tmp_path):
     assert counts(opened(tmp_path, paths['a'], val_file=b)) == [50, 7, 0]
     n, *val_test = counts(opened(tmp_path, paths['a'], test_file=b))
     assert (n + val_test[0], val_test[1]) == (50, 7) and 3 < val_test[0] < 18  # and not the folder of val_file=b
+
+
+def survey(tmp_path, n=600):
+    """A table of two columns with six different rows, and a label that depends on neither."""
+    rng = np.random.default_rng(0)
+    rows = zip(rng.integers(0, 2, n), rng.choice([1, 2, 3], n, p=[0.6, 0.3, 0.1]), rng.random(n) < 0.17)
+    (tmp_path / 'survey.csv').write_text('sex,class,y\n' + ''.join(f'{a},{b},{int(y)}\n' for a, b, y in rows))
+    return tmp_path / 'survey.csv'
+
+
+def test_a_table_of_few_different_rows_is_split_row_by_row(tmp_path, run):
+    """By its inputs a split would have a third of the rows, or none."""
+    d = opened(tmp_path, survey(tmp_path), label_column='y')
+    assert counts(d) == [360, 120, 120] and d.meta['distinct'] == 6
+    share = np.nanmean(d.y)
+    for split in ('train', 'val', 'test'):
+        assert abs(np.mean(d.y[d.rows(split)]) - share) < 0.1
+    out = run('data.py', 'survey.csv', '--label_column=y').stdout
+    assert 'different rows, by their inputs: 6\n' in out
+    assert 'warning: 600 rows have only 6 different inputs, so splits are drawn row by row' in out
+    assert '--split_column' in out
+
+
+def test_different_rows_are_split_by_their_inputs(tmp_path):
+    """Few rows, or some that are there twice, are no reason to draw them one by one."""
+    few = np.arange(20)[:, None] * 1.0
+    twice = np.repeat(np.arange(500), 2)[:, None] * 1.0
+    for name, x in (('few', few), ('twice', twice)):
+        np.save(tmp_path / f'{name}.npy', x)
+        d = opened(tmp_path, tmp_path / f'{name}.npy')
+        assert (d.folder / 'keys.bin').exists() and not d.meta['warnings']
+    assert (d.split[::2] == d.split[1::2]).all() and d.meta['distinct'] == 500
+
+
+@pytest.mark.parametrize('sizes, few', [
+    ([1] * 50, False), ([2] * 200, False), ([100] * 6, True), ([550] + [1] * 50, True), ([3] * 99, True),
+    ([3] * 101, False)])
+def test_what_few_different_rows_are(sizes, few):
+    keys = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)
+    assert too_few_inputs(np.random.default_rng(0).permutation(keys)) == few
+
+
+def test_given_test_rows_that_repeat_training_rows_are_told(tmp_path, run):
+    x = np.random.default_rng(0).normal(size=(40, 3)).round(3)
+    parts = ['train'] * 40 + ['val'] * 3 + ['test'] * 12
+    rows = np.concatenate([x, x[:3], x[:12]])
+    text = ''.join(f'{a},{b},{c},{part}\n' for (a, b, c), part in zip(rows, parts))
+    (tmp_path / 'a.csv').write_text('a,b,c,part\n' + text + '9,9,9,test\n')
+    out = run('data.py', 'a.csv', '--split_column=part').stdout
+    assert 'warning: 3 of 3 validation rows have the inputs of a training row' in out
+    assert 'warning: 12 of 13 test rows have the inputs of a training row' in out
+
+
+def test_a_test_file_that_is_the_training_file_is_told(tmp_path, run):
+    x = np.random.default_rng(0).normal(size=(40, 3)).round(3)
+    text = 'a,b,c\n' + ''.join(f'{a},{b},{c}\n' for a, b, c in x)
+    for name in ('train', 'test'):
+        (tmp_path / f'{name}.csv').write_text(text)
+    (tmp_path / 'new.csv').write_text('a,b,c\n1,2,3\n4,5,6\n')
+    out = run('data.py', 'train.csv', '--test_file=test.csv').stdout
+    assert 'warning: train.csv and test.csv are the same file' in out
+    assert 'warning: 40 of 40 test rows have the inputs of a training row' in out
+    assert 'warning' not in run('data.py', 'train.csv', '--test_file=new.csv').stdout

@@ -23,9 +23,10 @@ class Columns:
 
     def add(self, x, narrow):
         """A chunk x (k, n, d_raw), and the same in float32."""
-        count = (~np.isnan(x)).sum(0)
-        mean = np.nansum(x, 0, np.float64) / np.maximum(count, 1)
-        squares = np.nansum((x - mean) ** 2, 0)
+        known = ~np.isnan(x)
+        count = known.sum(0)
+        mean = x.sum(0, np.float64, where=known) / np.maximum(count, 1)
+        squares = np.square(x - mean).sum(0, where=known)
         # two sets put together without cancellation: Chan, Golub, LeVeque 1983, The American Statistician 37
         total = np.maximum(self.count + count, 1)
         step = mean - self.mean

@@ -16,9 +16,9 @@ def fit_norm(dataset, rows, kind):
     """
     The statistics that scale a data set, of these rows: a dict of 'kind' and tensors, which normalise() takes.
 
-    'standard': mean and std, (n, d_raw) float32. Where a data set is kept in float64 they are float64 too, because an
-    offset that dwarfs the spread must be taken off before digits are dropped. 'quantile': quantiles
-    (n_quantiles, n, d_raw) float64. Images: mean and std of each channel, (3,) float32. 'none': values as they are.
+    'standard': mean and std, (n, d_raw) float32. Where a data set is kept in float64, so are they, because an offset
+    that dwarfs the spread must be taken off before digits are dropped. 'quantile': quantiles (n_quantiles, n, d_raw)
+    float64. Images: mean and std of each channel, (3,) float32. 'none': values as they are.
     """
     if kind not in ('standard', 'quantile', 'none'):
         fail(f'norm={kind!r}: standard, quantile or none')
@@ -31,8 +31,12 @@ def fit_norm(dataset, rows, kind):
             fail(f'norm={kind!r}: images take standard or none')
         return fit_images(dataset.x, rows)
     if kind == 'standard':
-        return fit_standard(dataset.x, rows)
-    return fit_quantiles(dataset.x, rows)
+        norm = fit_standard(dataset.x, rows)
+    else:
+        norm = fit_quantiles(dataset.x, rows)
+    if dataset.x.dtype == np.float64:
+        norm['x_type'] = 'float64'  # other data that are scaled by it must not lose their digits either
+    return norm
 
 
 def fit_images(x, rows):
