@@ -1,470 +1,513 @@
 """
-The prepared folder -> batches on the device; scaling of floats; scores.
+Stage 0, and the loaders: a data set's name, or a file -> a prepared folder -> batches on the device.
 
-    from data import open_dataset                   at a Python prompt
-    d = open_dataset('collider')                    or a name that `python data.py` lists, or your file
+    python data.py                          lists the data sets that are known by name, and what is prepared
+    python data.py esol                     fetches and prepares one, and describes it
+    python data.py my.csv --label_column=y  the same with a file of yours; --help lists all knobs
+
+    from data import open_dataset           at a Python prompt
+    d = open_dataset('collider')
     x, valid = d.batch(d.rows('train')[:8])
 
-prepare.py (stage 0) makes such a folder once, of flat files, which are mapped into memory here:
+Preparation (util/prepare.py) makes a folder once, of flat files, which are mapped into memory here:
 
     meta.json     kind ('bytes', 'floats' or 'images'), counts, column names, what was left out and why
-    x.bin         bytes: all sequences end to end (uint8), or floats: (rows, n, d_raw) float32, or images:
-                  (rows, S, S, 3) uint8, S a seventh larger than image_size
+    x.bin         bytes: all sequences end to end (uint8), or floats: (rows, n, d_raw) float32 (float64 where float32
+                  would make values equal), or images: (rows, S, S, 3) uint8, S a seventh larger than image_size
     offsets.bin   bytes only: sequence i is x[offsets[i]:offsets[i + 1]], int64
     firsts.bin    pairs only: the length of the first of the two, int64
     y.bin         float64 label of each row, NaN where it has none; text labels are numbered in sorted order
-    split.bin     int8 of each row: 0 train, 1 val, 2 test; 3 and 4: drawn by the shares when it is opened
+    split.bin     int8 of each row: 0 train, 1 val, 2 test; 3 and 4: drawn by the shares when the folder is opened
     keys.bin      a user's file: uint64, a hash of the inputs of each row, by which those are drawn
 """
 
 import itertools
-import json
-import shutil
+import os
 import sys
-from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from configurator import configure, defaults_of
 from masking import FIRST_BYTE
 from util.augment import crop, random_boxes
 from util.checks import check_fits
 from util.errors import fail, printable, run_cli
-from util.files import CHUNK, file_format
+from util.files import CHUNK, file_format, split_paths
 from util.images import image_files, stored_side
-from util.prepare import DATASETS, prepare, prepared
+from util.loader import load
+from util.prepare import list_datasets, prepare
 from util.runtime import print0, warn
-from util.scaling import fit_norm, normalise
-from util.splits import DRAW, DRAW_VAL, SPLITS
+from util.scaling import NO_SCALE, fit_norm, normalise
+from util.splits import SPLITS, draw_splits
+from util.storage import fingerprint_of, read_meta, same_fingerprint
+from util.summary import summary
 from util.tables import TABLES
 
-# knobs of `python data.py NAME`; the stages have the same
-dataset: str | None = None  # a name that `python data.py` lists, or a file, or a folder of images
+# -----------------------------------------------------------------------------
+# data; None = what a checkpoint's own run had, if the stage has a checkpoint of the same data, else what is said here
+dataset: str | None = None  # a name that `python data.py` lists, a file of yours, or a folder of images
 data_dir = 'datasets'  # prepared data sets are kept here
-input_column: str | None = None  # csv: a text column, or numbers 'a,b,c'; None = all but the label. npz: 'X'
-label_column: str | None = None  # csv: the label's column, -1 = the last. npz: 'y'
-drop_column: str | None = None  # csv: columns 'a,b' that are no inputs
-split_column: str | None = None  # csv: a column that says train, val or test
-val_file: str | None = None  # validation rows in a file of their own
-test_file: str | None = None  # test rows in a file of their own
-val_share: float | None = None  # without those: the share of rows drawn for validation
-test_share: float | None = None  # and for the test
-split_seed: int | None = None  # another number draws other rows
-missing: str | None = None  # a number that is missing: mean, or drop its row; None = an error
-header: bool | None = None  # csv: the first line has the names; None = unless it holds only numbers
-quotes: bool | None = None  # csv: False = quotation marks mean nothing
-window: int | None = None  # text: join the lines, cut windows of so many bytes; None = a line a sequence
-image_size: int | None = None  # images: side in pixels that the model sees
+input_column: str | None = None  # tables: a text column, or numbers 'a,b,c'; None = all but the label. npz: 'X'
+label_column: str | None = None  # tables: the label's column, -1 = the last; None = no labels. npz: None = 'y'
+drop_column: str | None = None  # tables: columns 'a,b' that are no inputs; None = none
+split_column: str | None = None  # tables: a column that says train, val or test; None = drawn by the shares
+val_file: str | None = None  # validation rows in a file of their own; None = drawn by val_share
+test_file: str | None = None  # test rows in a file of their own; None = drawn by test_share
+val_share: float | None = None  # the share of rows drawn for validation; None = 0.02
+test_share: float | None = None  # the share of rows drawn for the test; None = 0.1
+split_seed: int | None = None  # another number draws other rows; None = 0
+missing: str | None = None  # where a number is missing: mean, or drop its row; None = an error
+header: bool | None = None  # csv: whether the first line has the names; None = unless it holds only numbers
+quotes: bool | None = None  # csv: False = quotation marks mean nothing; None = True
+window: int | None = None  # text: join the lines, cut windows of so many bytes; None = a line is a row
+image_size: int | None = None  # images: side in pixels that the model sees; None = 192
+
+DEFAULTS = {'val_share': 0.02, 'test_share': 0.1, 'split_seed': 0, 'image_size': 192}  # what None means
+PREPARE_KNOBS = {**defaults_of(__file__), **DEFAULTS}
 PAD, CLS, SEP = 0, 4, 5  # ids of Perceiver IO: byte b is b + FIRST_BYTE
-TOKENS = 2 ** 16  # in a batch that a GPU scores, or more if batch_size has
-PREPARE_KNOBS = {**defaults_of(__file__), 'val_share': 0.02, 'test_share': 0.1, 'split_seed': 0, 'image_size': 192}
+TOKENS = 2 ** 16  # in a batch that a GPU scores, or more if batch_size has more
 
 
-def open_dataset(dataset, **knobs):
-    """The data set of this name, file or folder, prepared if need be. knobs: those of prepare.py."""
-    knobs = {**PREPARE_KNOBS, 'dataset': dataset, **{k: v for k, v in knobs.items() if v is not None}}
-    return Dataset(prepare(knobs), knobs['val_share'], knobs['test_share'], knobs['split_seed'])
+# -----------------------------------------------------------------------------
+# open a data set
+
+def open_dataset(dataset: str, **knobs) -> 'Dataset':
+    """The data set of this name, file or folder, prepared if need be. knobs: those above; None = the default."""
+    settings = {**PREPARE_KNOBS, 'dataset': dataset}
+    for name, value in knobs.items():
+        if value is not None:
+            settings[name] = value
+    return Dataset(prepare(settings), settings['val_share'], settings['test_share'], settings['split_seed'])
 
 
-def data_knobs(config, checkpoint=None):
+def open_data(config: dict, run, checkpoint: dict | None = None) -> tuple['Dataset', int]:
     """
-    What opens the data set of a stage: its own knobs, and where they are None those of the run that made the
-    checkpoint, if it is the same data set, else the defaults. Another table is read by the names of the
-    columns that the checkpoint knows, so it may have more of them, in any order.
-    """
-    own = checkpoint['config'] if checkpoint else {}
-    same, knobs = config['dataset'] in (None, own.get('dataset')), {}
-    kind = file_format(config['dataset'] or '')
-    carried = ('image_size',) + ('window',) * (kind == '.txt') + ('missing',) * (kind in TABLES)
-    for name, default in PREPARE_KNOBS.items():
-        kept = own.get(name) if same or name in carried else None
-        knobs[name] = next((v for v in (config[name], kept, default) if v is not None), None)
-    if checkpoint and not same and kind in TABLES:
-        named = checkpoint.get('columns') if checkpoint['model_args']['d_raw'] else own.get('input_column')
-        knobs['input_column'] = knobs['input_column'] or named
-    knobs['categories'] = (checkpoint or {}).get('categories') or None
-    return knobs
+    The data set of a stage, described; with a checkpoint fitted to its model and scale. -> Dataset, seq_len
 
-
-def settle_knobs(config, checkpoint=None):
-    """Writes into a stage's config what the knobs about data come to, in place of None."""
-    for name, value in data_knobs(config, checkpoint).items():
-        if name in config:
-            config[name] = value
-
-
-def open_data(config, run, checkpoint=None):
-    """
-    The data set that the knobs name, or else the checkpoint's own; described, fitted to the checkpoint's
-    model and scale, and with rows cut to what a model takes. -> Dataset, the model's seq_len
+    config: the stage's knobs. seq_len is the model's; rows of bytes are cut to what the model takes.
     """
     knobs = data_knobs(config, checkpoint)
     dataset = open_dataset(**knobs)
     if run.rank == 0:
         describe(dataset)
-    seq_len, max_len = config.get('seq_len'), config.get('max_len')
-    if checkpoint:
-        own = checkpoint['config']
-        moved = [f'{k} {own[k]} (now {knobs[k]})' for k in ('val_share', 'test_share', 'split_seed')
-                 if own.get(k) not in (None, knobs[k])]
-        if checkpoint.get('data', dataset.fingerprint) != dataset.fingerprint:
-            moved.append(f'other contents of {dataset.name}')
-        if moved and own.get('dataset') == knobs['dataset']:
-            print0(run, f'warning: the checkpoint was trained with {", ".join(moved)}: rows that it learned from '
-                     'may be validation or test rows now')
-        warn(run, check_fits(dataset, checkpoint))
-        dataset.norm = checkpoint['norm'] or \
-            fit_norm(dataset, dataset.rows('train'), config.get('norm') or 'standard')
-        seq_len, max_len = checkpoint['model_args']['seq_len'], max_len or checkpoint['config'].get('max_len')
-    seq_len = dataset.set_lengths(seq_len, max_len)
+    if checkpoint is None:
+        model = config
+        seq_len = dataset.set_lengths(config.get('seq_len'), config.get('max_len'))
+    else:
+        model = checkpoint['model_args']
+        seq_len = fit_to_checkpoint(dataset, checkpoint, config, knobs, run)
     if dataset.n_cut:
         print0(run, f'{dataset.n_cut:,} of {len(dataset.y):,} sequences have more than {dataset.max_len} tokens '
-                 'and lose their end')
+                    'and lose their end')
     if dataset.is_bytes and run.device.type == 'cuda':
-        # cuDNN plans attention anew for each width, in tens of milliseconds or more. A Perceiver has few
-        # widths, as padding costs its first layer and decoder alone; a Transformer takes the other kernels
-        if (checkpoint['model_args'] if checkpoint else config).get('n_latent'):
+        # cuDNN plans attention anew for each width, in tens of milliseconds or more. A Perceiver gets few widths, as
+        # padding costs only its first layer and its decoder. A Transformer takes other kernels.
+        if model.get('n_latent'):
             dataset.width_step = 32
         else:
             torch.backends.cuda.enable_cudnn_sdp(False)
     return dataset, seq_len
 
 
-def name_of(dataset):
-    """'esol' for the data set of that name and for some/esol.csv.gz: what its output is called."""
-    return Path(dataset.split(',')[0]).name.split('.')[0]
+def data_knobs(config: dict, checkpoint: dict | None = None) -> dict:
+    """
+    The knobs that open a stage's data set: its own, and where they are None those of the run that made the
+    checkpoint, if it is the same data set, else the defaults.
 
+    Another table is read by the column names that the checkpoint knows, so it may have more columns, in any order.
+    """
+    own = checkpoint['config'] if checkpoint else {}
+    is_same = config['dataset'] in (None, own.get('dataset'))
+    ending = file_format(config['dataset'] or '')
+    carried = ['image_size']  # knobs that another data set takes over too
+    if ending == '.txt':
+        carried.append('window')
+    if ending in TABLES:
+        carried.append('missing')
+    knobs = {}
+    for name, default in PREPARE_KNOBS.items():
+        if config[name] is not None:
+            knobs[name] = config[name]
+        elif (is_same or name in carried) and own.get(name) is not None:
+            knobs[name] = own[name]
+        else:
+            knobs[name] = default
+    if checkpoint is None:
+        return knobs
+    if not is_same and ending in TABLES and not knobs['input_column']:
+        is_floats = checkpoint['model_args']['d_raw']
+        knobs['input_column'] = checkpoint.get('columns') if is_floats else own.get('input_column')
+    knobs['categories'] = checkpoint.get('categories') or None
+    norm = checkpoint.get('norm')
+    knobs['x_type'] = norm.get('x_type') if isinstance(norm, dict) else None
+    return knobs
+
+
+def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs: dict, run) -> int:
+    """Give the data set the checkpoint's scale and lengths, and tell what has changed since. -> seq_len"""
+    own = checkpoint['config']
+    changed = []
+    for name in ('val_share', 'test_share', 'split_seed'):
+        if own.get(name) not in (None, knobs[name]):
+            changed.append(f'{name} {own[name]} (now {knobs[name]})')
+    if not dataset.same_as(checkpoint.get('data', dataset.fingerprint)):
+        changed.append(f'other contents of {dataset.name}')
+    if changed and own.get('dataset') == knobs['dataset']:
+        warn(run, f'the checkpoint was trained with {", ".join(changed)}: rows that it learned from may be validation '
+                  'or test rows now')
+    warn(run, check_fits(dataset, checkpoint))
+    dataset.norm = checkpoint['norm']
+    if not dataset.norm:
+        dataset.norm = fit_norm(dataset, dataset.rows('train'), config.get('norm') or 'standard')
+
+    seq_len = checkpoint['model_args']['seq_len']
+    max_len = own.get('max_len') or seq_len
+    new_max_len = config.get('max_len') or own.get('max_len')
+    if dataset.is_bytes and new_max_len and new_max_len != max_len:
+        print0(run, f'the checkpoint was trained on up to {max_len} tokens a row, here it is up to {new_max_len}')
+    return dataset.set_lengths(seq_len, new_max_len)
+
+
+def name_of(dataset: str) -> str:
+    """'esol' for the data set of that name and for some/esol.csv.gz: what its output is called."""
+    return Path(split_paths(dataset)[0]).name.split('.')[0]
+
+
+# -----------------------------------------------------------------------------
 
 class Dataset:
-    """A prepared folder, mapped into memory. Splits that the source does not tell are drawn by shares."""
+    """A prepared folder, mapped into memory. Splits that the source does not give are drawn by the shares."""
 
-    def __init__(self, folder, val_share=0.0, test_share=0.0, split_seed=0):
-        self.folder, self.meta = Path(folder), json.loads((Path(folder) / 'meta.json').read_text())
-        for file, (size, _) in self.meta['files'].items():
-            if not (self.folder / file).exists() or (self.folder / file).stat().st_size != size:
-                fail(f'{self.folder}/{file} is missing or cut short: remove {self.folder}, it is made again')
-        # what it is made of, to tell whether it is still the same
-        self.fingerprint = ' '.join(f'{file} {crc:08x}' for file, (_, crc) in self.meta['files'].items()
-                                    if file in ('x.bin', 'split.bin'))
+    def __init__(self, folder, val_share: float = 0.0, test_share: float = 0.0, split_seed: int = 0):
+        self.folder = Path(folder)
         self.name = self.folder.name.rpartition('-')[0]
-        self.is_bytes, self.is_images = self.meta['kind'] == 'bytes', self.meta['kind'] == 'images'
-        self.d_raw, self.n, self.columns = self.meta['d_raw'], self.meta['n'], self.meta['columns']
+        self.meta = read_meta(self.folder)
+        self.is_bytes = self.meta['kind'] == 'bytes'
+        self.is_images = self.meta['kind'] == 'images'
+        self.fingerprint = fingerprint_of(self.meta)
+        self.d_raw = self.meta['d_raw']
+        self.n = self.meta['n']
+        self.columns = self.meta['columns']
         self.y = np.fromfile(self.folder / 'y.bin', np.float64)
-        self.split = np.fromfile(self.folder / 'split.bin', np.int8)
+        self.open_inputs()
         if min(val_share, test_share) < 0 or val_share + test_share >= 1:
             fail(f'val_share={val_share} and test_share={test_share} must leave something to train on')
-        for drawn, share in ((DRAW, test_share), (DRAW_VAL, 0.0)):
-            self.draw(np.flatnonzero(self.split == drawn), val_share, share, split_seed)
-        if self.is_bytes:
-            self.x = np.memmap(self.folder / 'x.bin', np.uint8, 'r')
-            self.offsets = np.fromfile(self.folder / 'offsets.bin', np.int64)
-            firsts = self.folder / 'firsts.bin'
-            self.firsts = np.fromfile(firsts, np.int64) if firsts.exists() else None
-        elif self.is_images:
-            side = stored_side(self.meta['image_size'])
-            self.x = np.memmap(self.folder / 'x.bin', np.uint8, 'r', shape=(len(self.y), side, side, 3))
-        else:
-            self.x = np.memmap(self.folder / 'x.bin', np.float32, 'r', shape=(len(self.y), self.n, self.d_raw))
-        self.norm = {'kind': 'none'}  # how floats are scaled: fit_norm's answer, or a checkpoint's
-        self.kept, self.kept_norm = None, None  # on the device: a table by that norm; of images, mean and std
+        split = np.fromfile(self.folder / 'split.bin', np.int8)
+        self.split = draw_splits(split, self.read('keys.bin', np.uint64), val_share, test_share, split_seed)
+
+        self.norm = dict(NO_SCALE)  # how floats are scaled: what fit_norm answers, or a checkpoint's
+        self.scale = None  # images: (the norm, its mean and std on the device)
+        self.table = None  # rows of floats on the device, scaled by table_norm
+        self.table_norm = None
+        self.in_table = None  # (N,) bool, the rows that are filled in
         self.width_step = 1  # widths of bytes are multiples of it
         self.max_len = None  # most tokens of a row, CLS and SEP included; a longer sequence loses its end
         self.n_cut = 0  # how many do
 
-    def same_as(self, fingerprint):
-        return fingerprint == self.fingerprint
+    def open_inputs(self):
+        """x, and for bytes offsets (N + 1,) and firsts (N,) or None."""
+        path = self.folder / 'x.bin'
+        if self.is_bytes:
+            self.x = np.memmap(path, np.uint8, 'r')
+            self.offsets = self.read('offsets.bin', np.int64)
+            self.firsts = self.read('firsts.bin', np.int64)
+        elif self.is_images:
+            side = stored_side(self.meta['image_size'])
+            self.x = np.memmap(path, np.uint8, 'r', shape=(len(self.y), side, side, 3))
+        else:
+            self.x = np.memmap(path, self.meta['x_type'], 'r', shape=(len(self.y), self.n, self.d_raw))
 
-    def draw(self, rows, val_share, test_share, seed):
-        """
-        Deals these rows out among the splits. A user's file by a hash of the inputs of each row: a row that is
-        added moves no other, rows that are there twice stay together, and a file without labels is split as
-        one with them. So the shares are met, and classes stratified, in expectation only. Data sets known by
-        name are drawn by a permutation, as ever: printed numbers hang on it.
-        """
-        keys = self.folder / 'keys.bin'
-        if keys.exists():
-            odd = np.random.default_rng(seed).integers(2 ** 64, dtype=np.uint64, endpoint=False) | np.uint64(1)
-            at = np.fromfile(keys, np.uint64)[rows] * odd / 2.0 ** 64  # multiplied modulo 2^64: (k,) in [0, 1)
-            self.split[rows] = np.where(at < test_share, 2, at < test_share + val_share)
-            return
-        order = np.random.default_rng(seed).permutation(rows)  # not the run's seed: all stages must agree
-        n_test, n_val = round(test_share * len(rows)), round(val_share * len(rows))
-        self.split[rows] = 0
-        self.split[order[:n_test]], self.split[order[n_test:n_test + n_val]] = 2, 1
+    def read(self, file: str, dtype) -> np.ndarray | None:
+        """A file of the folder, or None if the folder has none of that name."""
+        if file not in self.meta['files']:
+            return None
+        return np.fromfile(self.folder / file, dtype)
 
-    def set_lengths(self, seq_len, max_len=None):
-        """Settles max_len, counts what it cuts. seq_len None = as the longest row. -> the model's seq_len"""
-        if not self.is_bytes:
-            if seq_len not in (None, self.n):
-                fail(f'seq_len={seq_len}, but each row of {self.name} has {self.n} inputs: ' +
-                     ('is --dataset missing?' if self.name == 'collider' else 'leave seq_len unset'))
-            return self.n
-        lengths = self.lengths(np.arange(len(self.y)))
-        if seq_len is None:
-            seq_len = max_len or -(-int(lengths.max()) // 16) * 16
-        self.max_len = max_len or seq_len
-        if not 3 <= self.max_len <= seq_len:
-            fail(f'max_len={self.max_len} must leave a byte between CLS and SEP, and not pass {seq_len=}')
-        self.n_cut = int((lengths > self.max_len).sum())
-        return seq_len
+    def same_as(self, fingerprint: str) -> bool:
+        """Whether the data that a checkpoint was made from, by their fingerprint, are these."""
+        return same_fingerprint(fingerprint, self.fingerprint)
 
-    def rows(self, split):
-        """The row numbers of a split, 'train', 'val' or 'test'; or of 'all'. -> (k,) int64"""
+    # ---- rows
+
+    def rows(self, split: str) -> np.ndarray:
+        """The row numbers of a split, 'train', 'val' or 'test', or of 'all'. -> (k,) int64"""
         if split == 'all':
             return np.arange(len(self.y))
         return np.flatnonzero(self.split == SPLITS.index(split))
 
-    def lengths(self, rows):
-        """Tokens of each row: CLS bytes SEP, or CLS a SEP b SEP, cut at max_len; or n. -> (k,) int64"""
-        if not self.is_bytes:
-            return np.full(len(rows), self.n, np.int64)
-        full = self.offsets[rows + 1] - self.offsets[rows] + (2 if self.firsts is None else 3)
-        return full if self.max_len is None else np.minimum(full, self.max_len)
-
-    def width(self, rows):
-        """
-        The width a batch of these rows is padded to: its longest row's, or the next multiple of width_step,
-        which is 1 but where few widths are worth it (runtime.open_data). A multiple of 16 would make one
-        place in seven of a SMILES batch padding, and save torch.compile nothing: one program takes any width.
-        """
-        width = -(-int(self.lengths(rows).max()) // self.width_step) * self.width_step
-        return min(width, self.max_len or width)
-
-    def labels(self, rows):
+    def labels(self, rows: np.ndarray) -> list:
         """The labels of rows as the file has them: floats, or text where they are text; None = no label."""
         return self.label_values(self.y[rows])
 
-    def label_values(self, y):
-        """The same of numbers out of y.bin."""
-        names = self.meta['classes']
-        return [None if np.isnan(v) else names[int(v)] if names else float(v) for v in y]
+    def label_values(self, y: np.ndarray) -> list:
+        """The same for numbers out of y.bin."""
+        classes = self.meta['classes']
+        labels = []
+        for value in y:
+            if np.isnan(value):
+                labels.append(None)
+            elif classes:
+                labels.append(classes[int(value)])
+            else:
+                labels.append(float(value))
+        return labels
 
-    def row_names(self, file):
-        """What tells the rows of a file of which nothing was left out: their numbers from 1, or file names."""
+    def row_names(self, file: str) -> Iterable:
+        """What tells the rows of a file apart of which nothing was left out: numbers from 1, or names of images."""
         if not self.is_images:
             return range(1, len(self.y) + 1)
-        return [path.relative_to(file) for path, _, _ in image_files(file, Counter())]
+        images, _, _ = image_files(os.path.expanduser(file))
+        return [path.relative_to(os.path.expanduser(file)) for path, _, _ in images]
 
-    def batch(self, rows, width=None):
+    # ---- lengths
+
+    def set_lengths(self, seq_len: int | None, max_len: int | None = None) -> int:
+        """Set max_len, and count what it cuts. seq_len None = as the longest row. -> the model's seq_len"""
+        if not self.is_bytes:
+            if seq_len not in (None, self.n):
+                advice = 'is --dataset missing?' if self.name == 'collider' else 'leave seq_len unset'
+                fail(f'seq_len={seq_len}, but each row of {self.name} has {self.n} inputs: {advice}')
+            return self.n
+        lengths = self.lengths(np.arange(len(self.y)))
+        if seq_len is None:
+            seq_len = max_len or round_up(int(lengths.max()), 16)
+        self.max_len = max_len or seq_len
+        if not 3 <= self.max_len <= seq_len:
+            fail(f'max_len={self.max_len} must leave a byte between CLS and SEP, and not pass seq_len={seq_len}')
+        self.n_cut = int((lengths > self.max_len).sum())
+        return seq_len
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Tokens of each row: CLS bytes SEP, or CLS a SEP b SEP, cut at max_len; or n. -> (k,) int64"""
+        if not self.is_bytes:
+            return np.full(len(rows), self.n, np.int64)
+        n_special = 2 if self.firsts is None else 3
+        lengths = self.offsets[rows + 1] - self.offsets[rows] + n_special
+        if self.max_len is None:
+            return lengths
+        return np.minimum(lengths, self.max_len)
+
+    def width(self, rows: np.ndarray) -> int:
         """
-        rows (B,) -> x, valid. Bytes: x (B, width) int64 ids CLS bytes SEP PAD.., valid (B, width) bool, False
-        = PAD; None where no row has any. Floats: x (B, n, d_raw) float32, scaled by self.norm, valid None; or
-        the (B,) rows, if `keep_on` has them on the device. Images: x (B, S, S, 3) uint8, valid None.
+        The width that a batch of these rows is padded to: its longest row's, or the next multiple of width_step. That
+        is 1 but where few widths are worth it (open_data): a multiple of 16 would make one place in seven of a SMILES
+        batch padding, and save torch.compile nothing, as one program takes any width.
+        """
+        width = round_up(int(self.lengths(rows).max()), self.width_step)
+        return min(width, self.max_len or width)
+
+    # ---- batches
+
+    def batch(self, rows: np.ndarray, width: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """
+        rows (B,) -> x, valid. `inputs` makes of x what the model reads.
+
+        Bytes: x (B, width) int64 ids CLS bytes SEP PAD.., valid (B, width) bool, False = PAD; None where no row has
+        any. Floats: x (B, n, d_raw) float32, scaled by self.norm, valid None; or the (B,) rows themselves, if
+        `keep_on` has them on the device. Images: x (B, S, S, 3) uint8, valid None.
         """
         if self.is_images:
             return torch.from_numpy(self.x[rows]), None
-        if not self.is_bytes:
-            there = self.kept_norm is self.norm and self.there[rows].all()
-            return torch.from_numpy(rows if there else normalise(self.x[rows], self.norm)), None
-        lengths, width = self.lengths(rows), width or self.width(rows)
+        if self.is_bytes:
+            return self.byte_batch(rows, width or self.width(rows))
+        if self.table_norm is self.norm and self.in_table[rows].all():
+            return torch.from_numpy(rows), None
+        return torch.from_numpy(normalise(self.x[rows], self.norm)), None
+
+    def byte_batch(self, rows: np.ndarray, width: int) -> tuple[Tensor, Tensor | None]:
+        lengths = self.lengths(rows)
         ids = np.full((len(rows), width), PAD, np.int64)
         ids[:, 0] = CLS
-        for i, (row, n) in enumerate(zip(rows, lengths)):
-            start, a = self.offsets[row], n - 2
-            if self.firsts is not None:  # a pair: if it is too long, the longer of the two loses its end
-                first, room = self.firsts[row], n - 3
-                middle = start + first
-                b = min(self.offsets[row + 1] - middle, max(room // 2, room - first))
-                a = room - b
-                ids[i, a + 2:n - 1] = self.x[middle:middle + b]
-            ids[i, 1:a + 1] = self.x[start:start + a]
-            ids[i, 1:n - 1] += FIRST_BYTE
-            ids[i, a + 1] = ids[i, n - 1] = SEP  # of a single sequence they are one place
+        for line, row, length in zip(ids, rows, lengths):
+            start, end = self.offsets[row], self.offsets[row + 1]
+            n_first = length - 2  # bytes of the sequence, or of the first of a pair
+            if self.firsts is not None:  # if a pair is too long, the longer of the two loses its end
+                room = length - 3
+                first = self.firsts[row]
+                n_second = min(end - start - first, max(room // 2, room - first))
+                n_first = room - n_second
+                line[n_first + 2:length - 1] = self.x[start + first:start + first + n_second]
+            line[1:n_first + 1] = self.x[start:start + n_first]
+            line[1:length - 1] += FIRST_BYTE
+            line[n_first + 1] = SEP
+            line[length - 1] = SEP  # the same place, unless it is a pair
+        if (lengths == width).all():
+            return torch.from_numpy(ids), None  # no mask: faster attention
         valid = torch.from_numpy(np.arange(width) < lengths[:, None])
-        return torch.from_numpy(ids), None if (lengths == width).all() else valid  # no mask: faster attention
+        return torch.from_numpy(ids), valid
 
-    def keep_on(self, device, rows):
-        """
-        Keeps these rows of a float table that fits on the device there, scaled once: a batch is then an index.
-        """
+    def keep_on(self, device, rows: np.ndarray):
+        """Keep these rows of a table on the device, scaled once, if it fits there: a batch is then an index."""
         if self.is_bytes or self.is_images:
             return
-        if self.kept_norm is not self.norm:
-            self.kept, self.kept_norm = None, None
-            if not fits(self.x.nbytes, device):
+        if self.table_norm is not self.norm:
+            self.table, self.table_norm = None, None  # the memory of the old one is free now
+            if not fits(4 * self.x.size, device):
                 return
-            self.kept, self.kept_norm = torch.empty(self.x.shape, device=device), self.norm
-            self.there = np.zeros(len(self.y), bool)  # the rows of `kept` that are filled
-        new = np.sort(rows[~self.there[rows]])
+            self.table = torch.empty(self.x.shape, device=device)
+            self.table_norm = self.norm
+            self.in_table = np.zeros(len(self.y), bool)
+        new = np.sort(rows[~self.in_table[rows]])
         for at in range(0, len(new), CHUNK):
             part = new[at:at + CHUNK]
             x = torch.from_numpy(normalise(self.x[part], self.norm))
-            self.kept[torch.from_numpy(part).to(device)] = x.to(device)
-        self.there[new] = True
+            self.table[torch.from_numpy(part).to(device)] = x.to(device)
+        self.in_table[new] = True
 
-    def inputs(self, x, scale=None, change=None):
+    def inputs(self, x: Tensor, scale: tuple | None = None, change: Callable | None = None) -> Tensor:
         """
-        What the model reads, made on the device from the x of `batch`. Bytes and floats are that already;
-        rows (B,) of a table kept there are looked up. Images (B, S, S, 3) uint8 -> (B, image_size**2, 3)
-        float32, scaled by self.norm: the central square, or, with a scale, random crops of that share of the
-        area, half of them mirrored. `change`: a function of the pictures (B, 3, image_size, image_size) in
-        [0, 1], before they are scaled. Randomness: torch's global generators.
+        What the model reads, made on the device from the x of `batch`.
+
+        Bytes and floats are that already; the rows (B,) of a table kept there are looked up. Images (B, S, S, 3) uint8
+        -> (B, image_size**2, 3) float32, scaled by self.norm: the central square, or, with a scale, random crops of
+        that share of the area, half of them mirrored. `change` is a function of the pictures (B, 3, image_size,
+        image_size) in [0, 1], called before they are scaled. Randomness: torch's global generators.
         """
         if not self.is_images:
-            return self.kept[x] if x.ndim == 1 else x
-        x, size = x.permute(0, 3, 1, 2) / 255, self.meta['image_size']  # (B, 3, S, S)
+            return self.table[x] if x.ndim == 1 else x
+        size = self.meta['image_size']
+        x = x.permute(0, 3, 1, 2) / 255  # (B, 3, S, S)
         if scale is None:
             at = round((x.shape[2] - size) / 2)
             x = x[:, :, at:at + size, at:at + size]
         else:
             boxes = random_boxes(len(x), x.shape[2], scale, x.device)
             x = crop(x, *boxes, torch.rand(len(x), device=x.device) < 0.5, size)
-        x = x if change is None else change(x)
+        if change is not None:
+            x = change(x)
         x = x.flatten(2).transpose(1, 2)  # (B, n, 3), one input a pixel, row by row
         if self.norm['kind'] == 'none':
             return x
-        if self.kept_norm is not self.norm:  # copied once: each copy would wait for the device
-            self.kept, self.kept_norm = [self.norm[k].to(x.device) for k in ('mean', 'std')], self.norm
-        return (x - self.kept[0]) / self.kept[1]
+        mean, std = self.image_scale(x.device)
+        return (x - mean) / std
+
+    def image_scale(self, device) -> tuple[Tensor, Tensor]:
+        """Mean and std of the channels, copied to the device once: each copy would wait for it."""
+        if self.scale is None or self.scale[0] is not self.norm:
+            mean = self.norm['mean'].to(device, torch.float32)
+            std = self.norm['std'].to(device, torch.float32)
+            self.scale = (self.norm, mean, std)
+        return self.scale[1:]
 
 
-def fits(nbytes, device):
+def round_up(n: int, step: int) -> int:
+    """The smallest multiple of step that is at least n."""
+    return -(-n // step) * step
+
+
+def fits(n_bytes: int, device) -> bool:
     """Whether a table of that size may stay on the device: a GPU, and a quarter of what is free on it."""
-    return torch.device(device).type == 'cuda' and nbytes <= torch.cuda.mem_get_info(device)[0] / 4
+    if torch.device(device).type != 'cuda':
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return n_bytes <= free / 4
 
 
-def describe(dataset):
-    """Prints what was read: rows, lengths or columns, labels, a sample, what was left out and why."""
-    meta, first = dataset.meta, next(iter(dataset.rows('train')), 0)
-    counts = ', '.join(f'{name} {len(dataset.rows(name)):,}' for name in SPLITS)
-    print(f'{dataset.folder}: {meta["rows"]:,} rows of {meta["kind"]}: {counts}')
-    for why, n in meta['left_out'].items():
-        print(f'left out: {n:,} {why}')
-    for note in meta['notes']:
-        print(printable(f'note: {note}'))
-    if dataset.is_bytes:
-        lengths = dataset.lengths(np.arange(meta['rows']))
-        print('tokens a row (CLS and SEP included): ' + ', '.join(
-            f'{name} {int(v):,}' for name, v in zip(('min', 'median', '95 %', 'max'),
-                                                    np.percentile(lengths, (0, 50, 95, 100)))))
-        if lengths.max() > 10 * np.percentile(lengths, 99):
-            print('note: the longest row is ten times as long as 99 % of them, and the model is made for it: '
-                  '--max_len cuts it')
-        sample = bytes(dataset.x[dataset.offsets[first]:dataset.offsets[first + 1]])
-        print('sample:', printable(sample[:100].decode('utf-8', errors='replace')))
-    elif dataset.is_images:
-        print(f'{meta["image_size"]} x {meta["image_size"]} pixels of {dataset.d_raw} channels, cut from '
-              f'{" x ".join(map(str, dataset.x.shape[1:3]))}')
-    else:
-        print(printable(f'{dataset.n} inputs of {dataset.d_raw} float(s); the first row: ' + ', '.join(
-            f'{c} {v:.3g}' for c, v in list(zip(dataset.columns, dataset.x[first, :, 0]))[:8]) + ', ...'))
-    y = dataset.y[~np.isnan(dataset.y)]
-    if len(y):
-        values, n = np.unique(y, return_counts=True)
-        names = meta['classes'] or [f'{v:g}' for v in values]
-        if len(values) <= 10:
-            said = ', '.join(f'{name} {k:,}' for name, k in zip(names, n))
-        else:
-            said = (f'{len(values):,} values, mean {y.mean():.4g}, std {y.std():.4g}, '
-                    f'min {y.min():.4g}, max {y.max():.4g}')
-        print(printable(f'labels on {len(y):,} rows: {said}'))
+# -----------------------------------------------------------------------------
+# batches
 
-
-def epoch_batches(dataset, rows, batch_size, seed, epoch):
+def epoch_batches(dataset: Dataset, rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
     """
-    One epoch in random order: (n_batch, batch_size) row numbers. A pure function of (seed, epoch): every rank
-    computes the same, and a resumed run finds its place in it. What does not fill a last batch waits for
-    another epoch.
+    One epoch in random order: (n_batch, batch_size) row numbers.
+
+    A pure function of (seed, epoch): every rank computes the same, and a resumed run finds its place in it. Rows that
+    do not fill a last batch are left for another epoch.
     """
     rng = np.random.default_rng([seed, epoch])
     n_batch = len(rows) // batch_size
     order = rng.permutation(rows)[:n_batch * batch_size]
     if dataset.is_bytes:
-        # alike lengths share a batch, so little is padding: sort inside pools of 64 batches, then shuffle the
-        # batches
-        pools = [order[i:i + 64 * batch_size] for i in range(0, len(order), 64 * batch_size)]
-        order = np.concatenate([pool[np.argsort(dataset.lengths(pool), kind='stable')] for pool in pools])
+        # rows of alike length share a batch, so that little is padding: sort inside pools of 64 batches, then shuffle
+        # the batches
+        pools = []
+        for at in range(0, len(order), 64 * batch_size):
+            pool = order[at:at + 64 * batch_size]
+            pools.append(pool[np.argsort(dataset.lengths(pool), kind='stable')])
+        order = np.concatenate(pools)
     return rng.permutation(order.reshape(n_batch, batch_size))
 
 
-def scoring(dataset, rows, batch_size, run):
+def micro_batches(dataset: Dataset, rows: np.ndarray, batch_size: int, accumulation: int, seed: int, step: int, run,
+                  labels: Tensor | None = None) -> Iterator[tuple]:
     """
-    All rows once, for scoring, on the device: (batch number, places of its rows in `rows`, x, valid). Rows of
-    alike length share a batch, the longest first, so that lack of memory shows early. Ranks take the batches
-    in turn.
+    Endless micro-batches of this rank from optimiser step `step` on: (x, valid, labels or None, the rows of the whole
+    step), on the device. labels: (N,), of all rows of the data set.
     """
-    lengths, starts = dataset.lengths(rows), [0]
-    order = np.argsort(-lengths, kind='stable')
-    while starts[-1] < len(rows):
-        starts.append(starts[-1] + at_once(batch_size, int(lengths[order[starts[-1]]]), run.device))
-    parts = [(i, order[slice(*ends)]) for i, ends in enumerate(itertools.pairwise(starts))]
     dataset.keep_on(run.device, rows)
-    batches = ((i, torch.from_numpy(at), *dataset.batch(rows[at])) for i, at in parts[run.rank::run.world])
-    for i, at, x, valid in prefetch(batches, run.device):
-        yield i, at, dataset.inputs(x), valid
+    dealt = deal(dataset, rows, batch_size, accumulation, seed, step, run)
+    dealt, ahead = itertools.tee(dealt)  # the loader reads ahead of what is handed out
+
+    def index():
+        for mine, step_rows in ahead:
+            y = None if labels is None else labels.numpy()[mine]
+            yield mine, dataset.width(step_rows), y
+    for (_, step_rows), (x, valid, y) in zip(dealt, load(dataset, index(), run.device)):
+        yield x, valid, y, step_rows
 
 
-def at_once(batch_size, length, device):
-    """How many rows of that length are scored at once. A small model leaves a GPU idle at the batch_size."""
-    return max(batch_size, TOKENS // length) if torch.device(device).type == 'cuda' else batch_size
-
-
-def micro_batches(dataset, rows, batch_size, accumulation, seed, step, run, labels=None):
+def deal(dataset: Dataset, rows: np.ndarray, batch_size: int, accumulation: int, seed: int, step: int,
+         run) -> Iterator[tuple]:
     """
-    Endless micro-batches of this rank from optimiser step `step` on: (x, valid, labels or None, the whole
-    step's rows), on the device. A step's rows are dealt out among ranks and accumulation in turn, so all
-    share one width.
+    Endless micro-batches of this rank from step `step` on: (its rows, the rows of the whole step). A step's rows are
+    dealt out in turn among ranks and accumulation, so that all share one width.
     """
-    n_micro, steps_per_epoch = accumulation * run.world, len(rows) // batch_size
-    steps = (whole for epoch in itertools.count(step // steps_per_epoch)
-             for whole in epoch_batches(dataset, rows, batch_size, seed, epoch))
-
-    def deal():
-        for whole in itertools.islice(steps, step % steps_per_epoch, None):
+    n_micro = accumulation * run.world
+    steps_per_epoch = len(rows) // batch_size
+    first_epoch, begin = divmod(step, steps_per_epoch)  # a resumed run begins inside an epoch
+    for epoch in itertools.count(first_epoch):
+        for step_rows in epoch_batches(dataset, rows, batch_size, seed, epoch)[begin:]:
             for micro in range(run.rank, n_micro, run.world):
-                mine = whole[micro::n_micro]
-                x, valid = dataset.batch(mine, dataset.width(whole))
-                yield x, valid, None if labels is None else labels[mine], whole
+                yield step_rows[micro::n_micro], step_rows
+        begin = 0
+
+
+def scoring(dataset: Dataset, rows: np.ndarray, batch_size: int, run) -> Iterator[tuple]:
+    """
+    All rows once, for scoring, on the device: (batch number, places of its rows in `rows`, x, valid). Rows of alike
+    length share a batch, the longest first, so that a lack of memory shows early. Ranks take the batches in turn.
+    """
     dataset.keep_on(run.device, rows)
-    return prefetch(deal(), run.device)
+    lengths = dataset.lengths(rows)
+    order = np.argsort(-lengths, kind='stable')
+    batches = []  # the places of their rows in `rows`
+    while len(order):
+        size = at_once(batch_size, int(lengths[order[0]]), run.device)
+        batches.append(order[:size])
+        order = order[size:]
+    mine = range(run.rank, len(batches), run.world)
+    index = [(rows[batches[i]], None, batches[i]) for i in mine]
+    for i, (x, valid, places) in zip(mine, load(dataset, index, run.device)):
+        yield i, places, dataset.inputs(x), valid
 
 
-def prefetch(batches, device):
-    """
-    Moves (x, valid, ...) to the device. On CUDA a thread builds the next batches in pinned memory meanwhile;
-    elsewhere there is nothing to overlap with and it is a plain loop. None and non-tensors pass through.
-    """
-    on_cuda = torch.device(device).type == 'cuda'
+def at_once(batch_size: int, length: int, device) -> int:
+    """How many rows of that length are scored at once. A small model leaves a GPU idle at the batch_size."""
+    if torch.device(device).type != 'cuda':
+        return batch_size
+    return max(batch_size, TOKENS // length)
 
-    def move(t, pin=False):
-        if not torch.is_tensor(t):
-            return t
-        return t.pin_memory() if pin else t.to(device, non_blocking=on_cuda)  # safe from pinned memory only
 
-    if not on_cuda:
-        for batch in batches:
-            yield tuple(move(t) for t in batch)
-        return
-    pinned = (tuple(move(t, pin=True) for t in batch) for batch in batches)
-    with ThreadPoolExecutor(1) as thread:
-        ahead = deque(thread.submit(next, pinned, None) for _ in range(4))
-        while (batch := ahead.popleft().result()) is not None:  # what went wrong in the thread is raised here
-            ahead.append(thread.submit(next, pinned, None))
-            yield tuple(move(t) for t in batch)
+# -----------------------------------------------------------------------------
+# the lines that describe it, and the command line
+
+def describe(dataset: Dataset):
+    """Print what was read: rows, lengths or columns, labels, a sample, what was left out and why."""
+    for line in summary(dataset):
+        print(printable(line))
 
 
 def main():
-    if sys.argv[1:] == ['clean']:
-        for folder, size, claimed in prepared(data_dir):
-            if not claimed:
-                shutil.rmtree(folder)
-                print(f'removed {folder}, {size:,} bytes')
+    words = sys.argv[1:]
+    if not words:
+        list_datasets(data_dir)
         return
-    if len(sys.argv) > 1:
-        named = [f'--dataset={sys.argv[1]}'] if not sys.argv[1].startswith('-') else sys.argv[1:2]
-        describe(open_dataset(**configure(globals(), named + sys.argv[2:])))
-        return
-    for name, row in DATASETS.items():
-        print(f'{name:16} {row["about"]}\n{"":16} licence: {row["licence"]}')
-        for address, size, digest in row['files'].values():
-            if address is not None:
-                print(f'{"":16} {address} (' + (f'{size:,} bytes' if size else 'size not stated')
-                      + ', no hash' * (digest is None) + ')')
-    for folder, size, claimed in prepared(data_dir):
-        print(f'prepared: {folder}, {size:,} bytes' + ', of a source that is gone or changed' * (not claimed))
+    if not words[0].startswith('-'):
+        words[0] = f'--dataset={words[0]}'
+    describe(open_dataset(**configure(globals(), words)))
 
 
 if __name__ == '__main__':

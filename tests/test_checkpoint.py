@@ -1,6 +1,5 @@
 """checkpoint.py: what is saved comes back; what is damaged, crafted or of another model is refused in one line."""
 
-import copy
 import math
 import zipfile
 
@@ -8,9 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from masking import Masking
 from model import FREE, SMA, SMAConfig, build
-from util import checkpoint
 from util.checkpoint import check_optimizer_state, load, load_weights, must_match, save, shape_of
 from util.errors import UserError
 from util.optim import make_optimizer, make_scaler, update

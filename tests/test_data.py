@@ -1,6 +1,7 @@
 """data.py: batches and normalisation against trusted libraries."""
 
 import itertools
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 import torch
 
 import data
-from data import CLS, PAD, SEP, epoch_batches, open_dataset, prefetch
-from util.errors import UserError
+from configurator import defaults_of
+from data import CLS, PAD, SEP, epoch_batches, open_dataset
 from util.scaling import fit_norm, normalise
 
 
@@ -106,6 +107,14 @@ def test_a_batch_without_padding_has_no_mask_and_widths_may_be_rounded_up(tmp_pa
     assert d.width(rows) == 70
 
 
+def table(tmp_path, n=3000):
+    rng = np.random.default_rng(0)
+    columns = [rng.normal(50, 3, n), rng.exponential(size=n), rng.integers(0, 3, n), np.full(n, 7.0)]
+    x = np.stack(columns, 1).astype(np.float32)
+    np.save(tmp_path / 'x.npy', x)
+    return opened(tmp_path, tmp_path / 'x.npy')
+
+
 @pytest.mark.parametrize('kind', ['standard', 'quantile'])
 def test_a_table_kept_on_the_device_gives_the_same_batches(tmp_path, monkeypatch, kind):
     """For training and for scoring, also by another scale later; each row is scaled once by each."""
@@ -120,7 +129,7 @@ def test_a_table_kept_on_the_device_gives_the_same_batches(tmp_path, monkeypatch
         d.norm = norm
         monkeypatch.setattr(data, 'fits', lambda *args: False)
         streamed = batches()
-        assert d.kept is None
+        assert d.table is None
         monkeypatch.setattr(data, 'fits', lambda *args: True)
         with monkeypatch.context() as m:
             m.setattr(data, 'normalise', lambda x, norm: scaled.extend(x) or normalise(x, norm))
@@ -130,94 +139,67 @@ def test_a_table_kept_on_the_device_gives_the_same_batches(tmp_path, monkeypatch
         for (a, y, rows), (b, z, same) in zip(streamed, kept, strict=True):
             assert torch.equal(a, b) and torch.equal(y, z) and np.array_equal(rows, same)
         assert d.batch(d.rows('test'))[0].ndim == 3  # these were not asked for
-        d.kept = d.kept_norm = None
+        d.table = d.table_norm = None
         scaled.clear()
 
 
-def test_prefetch_on_cuda_is_a_thread_that_keeps_order_and_passes_errors_on(monkeypatch):
-    """There is no GPU here: pinning and moving are stood in for, the thread and its queue are the real ones."""
-    monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda t: t)
-    monkeypatch.setattr(torch.Tensor, 'to', lambda t, *args, **options: t)
-
-    def batches():
-        for i in range(20):
-            yield torch.tensor(i), None
-        raise RuntimeError('disk gone')
-    seen = []
-    with pytest.raises(RuntimeError, match='disk gone'):
-        for t, _ in prefetch(batches(), 'cuda:0'):
-            seen.append(t.item())
-    assert seen == list(range(20))
-    endless = prefetch(((torch.tensor(i),) for i in iter(int, 1)), 'cuda:0')
-    next(endless)
-    endless.close()  # a consumer that leaves early does not hang
+def test_none_means_the_default(tmp_path):
+    (tmp_path / 'a.txt').write_text('\n'.join(f'{i:04}' for i in range(2000)))
+    knobs = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': str(tmp_path / 'a.txt'), 'data_dir': str(tmp_path / 'd')}
+    a, b = open_dataset(**knobs), open_dataset(str(tmp_path / 'a.txt'), data_dir=str(tmp_path / 'd'))
+    assert a.folder == b.folder and np.array_equal(a.split, b.split)
+    assert abs(np.bincount(a.split) / 2000 - [0.88, 0.02, 0.1]).max() < 0.03
 
 
-def test_prefetch_hands_on_what_it_gets():
-    batches = [(torch.arange(3), None), (torch.ones(2), 'text')]
-    for got, sent in zip(prefetch(iter(batches), 'cpu'), batches):
-        assert torch.equal(got[0], sent[0]) and got[1] is sent[1]
+def test_each_knob_is_declared_once_and_none_of_them_decides_for_a_checkpoint():
+    """All are None, which a stage reads as what the checkpoint's run had; but the folder of prepared data."""
+    knobs = defaults_of(data.__file__)
+    assert len(knobs) == 16 and {name for name, value in knobs.items() if value is not None} == {'data_dir'}
+    assert set(data.PREPARE_KNOBS) == set(knobs)
 
 
-# ---- normalisation
-
-def table(tmp_path, n=3000):
-    rng = np.random.default_rng(0)
-    columns = [rng.normal(50, 3, n), rng.exponential(size=n), rng.integers(0, 3, n), np.full(n, 7.0)]
-    x = np.stack(columns, 1).astype(np.float32)
-    np.save(tmp_path / 'x.npy', x)
-    return opened(tmp_path, tmp_path / 'x.npy')
-
-
-def test_standard_scores_are_those_of_the_training_rows(tmp_path):
-    d = table(tmp_path)
-    rows = d.rows('train')
-    norm = fit_norm(d, rows, 'standard')
-    x = np.asarray(d.x[rows], np.float64)
-    np.testing.assert_allclose(norm['mean'].numpy(), x.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(norm['std'].numpy(), np.where(x.std(0) > 0, x.std(0), 1), rtol=1e-5)
-    d.norm = norm
-    assert torch.isfinite(d.batch(d.rows('test'))[0]).all()
+def test_names_with_a_comma(tmp_path, monkeypatch):
+    """A whole name counts first; else a comma parts two files."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a,b').mkdir()
+    for name in ('my,data.csv', 'a,b/c.csv'):
+        (tmp_path / name).write_text('x,y\n1,2\n3,4\n')
+        assert opened(tmp_path, name).x[:, :, 0].tolist() == [[1, 2], [3, 4]]
+    np.save('X.npy', np.eye(3))
+    np.save('y.npy', np.arange(3))
+    assert opened(tmp_path, 'X.npy,y.npy').y.tolist() == [0, 1, 2]
+    assert [data.name_of(name) for name in ('my,data.csv', 'X.npy,y.npy', 'some/esol.csv.gz', 'esol')] == [
+        'my,data', 'X', 'esol', 'esol']
 
 
-def test_quantiles_are_scikit_learns(tmp_path):
-    sklearn = pytest.importorskip('sklearn.preprocessing',
-                                  reason='scikit-learn is the oracle of quantile normalisation')
-    d = table(tmp_path)
-    rows = d.rows('train')
-    norm = fit_norm(d, rows, 'quantile')
-    q = norm['quantiles'].numpy()[:, :, 0]
-    oracle = sklearn.QuantileTransformer(n_quantiles=len(q), output_distribution='normal').fit(q)
-    oracle.quantiles_ = q
-    x = np.concatenate([d.x[:500], d.x[:1] + 1000, d.x[:1] - 1000])
-    np.testing.assert_allclose(normalise(x, norm)[:, :, 0], oracle.transform(x[:, :, 0].astype(np.float64)), atol=1e-5)
-    # noise spreads ties: none lands at the +-5.2 ends
-    assert np.abs(normalise(np.asarray(d.x[rows]), norm)[:, 2]).max() < 3
-    train = np.asarray(d.x[rows, :, 0], np.float64)
-    oracle = sklearn.QuantileTransformer(n_quantiles=len(q), output_distribution='normal', subsample=None).fit(train)
-    off = np.abs(normalise(np.asarray(d.x[rows]), norm)[:, :2, 0] - oracle.transform(train)[:, :2])
-    assert off.mean() < 0.005  # the noise moves little but the outermost values
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'a.txt').write_text('abc\ndef\n')
+    d = open_dataset('~/a.txt', data_dir='~/kept')
+    assert d.folder.parent == tmp_path / 'kept' and len(d.y) == 2
 
 
+def test_a_name_that_is_not_utf8(tmp_path, run):
+    name = os.fsdecode(b'caf\xe9.csv')
+    (tmp_path / name).write_text('a,b\n1,2\n3,4\n')
+    assert 'datasets/caf\\udce9-' in run('data.py', name).stdout
+    assert 'caf\\udce9' in run('data.py').stdout
+    assert 'caf\\udce9x' in run('data.py', os.fsdecode(b'caf\xe9x'), status=2).stderr
 
 
-@pytest.mark.parametrize('kind', ['standard', 'quantile'])
-def test_what_is_missing_is_the_mean(tmp_path, kind):
-    x = np.random.default_rng(0).normal(5, 2, size=(3000, 2)).astype(np.float32)
-    holes = np.random.default_rng(1).random(x.shape) < 0.2
-    np.save(tmp_path / 'x.npy', np.where(holes, np.nan, x))
-    d = opened(tmp_path, tmp_path / 'x.npy', missing='mean')
-    rows = d.rows('train')
-    d.norm = fit_norm(d, rows, kind)
-    if kind == 'standard':
-        known = np.where(holes, np.nan, x.astype(np.float64))[rows]
-        np.testing.assert_allclose(d.norm['mean'][:, 0], np.nanmean(known, 0), rtol=1e-6)
-        np.testing.assert_allclose(d.norm['std'][:, 0], np.nanstd(known, 0), rtol=1e-5)
-    got = d.batch(np.arange(3000))[0][:, :, 0].numpy()
-    assert (got[holes] == 0).all() and abs(got[~holes].std() - 1) < 0.05
-    with pytest.raises(UserError, match='norm=none knows no mean'):
-        fit_norm(d, rows, 'none')
-    assert len(opened(tmp_path, tmp_path / 'x.npy', missing='drop').y) == (~holes).all(1).sum()
+def test_lengths_that_differ_from_the_checkpoints_are_told(tmp_path, capsys):
+    d = text_data(tmp_path)
+    run = SimpleNamespace(rank=0, world=1, device=torch.device('cpu'))
+    config = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': str(tmp_path / 'a.txt'), 'data_dir': str(tmp_path / 'datasets'),
+              'val_share': 0.2, 'test_share': 0.2}
+    checkpoint = dict(config={**config, 'max_len': 50}, norm={'kind': 'none'}, data=d.fingerprint,
+                      model_args={'d_raw': 0, 'seq_len': 64})
+    same, seq_len = data.open_data(config, run, checkpoint)
+    assert (same.max_len, seq_len) == (50, 64) and 'trained on up to' not in capsys.readouterr().out
+    data.open_data({**config, 'max_len': 60}, run, checkpoint)
+    assert 'trained on up to 50 tokens a row, here it is up to 60' in capsys.readouterr().out
+    data.open_data(config, run, {**checkpoint, 'data': 'x.bin 00000000'})
+    assert 'warning: the checkpoint was trained with other contents of a' in capsys.readouterr().out
 
 
 def test_columns_of_another_table_are_matched_by_name():

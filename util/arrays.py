@@ -44,7 +44,7 @@ def read_arrays(path, meta, input_column=None, label_column=None, missing=None):
     meta['columns'], size = [f'c{i}' for i in range(x.shape[1])], max(CHUNK_BYTES // (4 * x[0].size), 1)
     for at in range(0, len(x), min(size, CHUNK)):
         with np.errstate(over='ignore'):
-            part = np.asarray(x[at:at + min(size, CHUNK)], np.float32)
+            part = np.asarray(x[at:at + min(size, CHUNK)], np.float64)
         part = part.reshape(len(part), x.shape[1], -1)  # (k, n, d_raw)
         keep = whole_rows(part, missing, meta['left_out'], lambda i, j: fail(
             f'{x_path}, row {at + i}, column {j}: NaN or infinite; correct it, or say --missing=mean or drop'))

@@ -17,11 +17,13 @@ from util.errors import fail
 
 @contextmanager
 def atomic_write(path, mode='wb'):
-    """A file to write, which takes the place of `path` when all of it is on the disk, or never."""
-    path, new = Path(path), Path(f'{path}.tmp')
+    """A file to write. It takes the place of `path` when all of it is on the disk, or never. Text is UTF-8."""
+    path = Path(path)
+    new = Path(f'{path}.tmp')
+    text = {} if 'b' in mode else {'encoding': 'utf-8', 'errors': 'surrogateescape'}  # file names may be no UTF-8
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(new, mode, encoding=None if 'b' in mode else 'utf-8') as f:
+        with open(new, mode, **text) as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
@@ -35,11 +37,18 @@ def atomic_write(path, mode='wb'):
 
 
 def sync(path):
-    """Has the disk take what was written to a file, or the names in a folder, before anything after it."""
+    """Wait until the disk has what was written to a file, or the names in a folder."""
     if os.name == 'posix':  # elsewhere a folder cannot be opened
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
+
+
+def split_paths(dataset):
+    """The files that `dataset` names: 'X.npy,y.npy' are two. A file that has a comma in its name counts first."""
+    if os.path.exists(dataset):
+        return [dataset]
+    return dataset.split(',')
 
 
 # what a file may claim, so that memory stays bounded whatever it says:

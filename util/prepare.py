@@ -1,218 +1,305 @@
-"""Stage 0: chunks of rows -> a prepared folder of flat files."""
+"""Stage 0: a data set's name, or files -> a prepared folder (util/storage.py), made once and found again."""
 
+import filecmp
 import hashlib
 import inspect
 import itertools
 import json
 import os
 import runpy
-import shutil
+import signal
 import sys
+import tempfile
+import threading
 import time
-import zlib
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 from configurator import ROOT
+from util import storage
 from util.download import download
-from util.errors import fail, nearest
-from util.files import sync, temporary
+from util.errors import fail, nearest, printable
+from util.files import split_paths, sync
 from util.images import image_files
 from util.readers import read_file
 from util.runtime import is_first_local_process
 from util.splits import DRAW, DRAW_VAL, TEST, TRAIN, VAL
-from util.tables import TABLE_KNOBS, number, some
+from util.tables import TABLE_KNOBS
 
-FORMAT = 4  # part of a prepared folder's name: raise it when the layout or a reader changes
+SHORTEST_WINDOW = 4  # bytes of the longest UTF-8 character
+UNFINISHED = '.unfinished-'  # in the names of folders that are being made
 
 
-def prepare(config):
+def prepare(knobs):
     """
-    The folder of a prepared data set, made if it is not there yet.
+    The folder of a prepared data set, made if it is not there yet. -> Path
 
-    config: a dict with the knobs above; input_column may also be a list of names, of number columns, and
-    `categories` say how texts in them are numbered. The folder's name holds a hash of the source (path, size,
-    time; or the row of DATASETS) and of every knob that matters: a changed file is read again, and another
-    column is another data set. It is built under a name of this process's own and renamed when whole, so a
-    half-prepared one is never taken for a data set.
+    knobs: those of data.py with their final values. input_column may also be a list of the names of number columns;
+    `categories` says how texts in them are numbered, and x_type='float64' how floats are kept, for a checkpoint that
+    knows both.
+
+    The folder's name holds a hash of the source and of every knob that matters: a changed file is read again, and
+    another column is another data set. The folder is built under a temporary name and gets its own when it is whole,
+    so a half-made one is never taken for a data set. Ctrl-C and SIGTERM end the process at once and leave nothing.
     """
-    name, row = config['dataset'], DATASETS.get(config['dataset'])
-    first = TRAIN if config['val_file'] else DRAW_VAL if config['test_file'] else DRAW
-    parts = [(first, name), (VAL, config['val_file']), (TEST, config['test_file'])]
-    parts = [(split, file) for split, file in parts if file]
-    columns = {k: config[k] for k in (*TABLE_KNOBS, 'window') if config.get(k) is not None}
-    if not name:
-        fail('say which data set: a name that `python data.py` lists, or a file')
-    if row and (columns or len(parts) > 1):
-        fail(f'the data set {name} has its own inputs and splits: leave *_column, *_file and the like unset')
-    if config['missing'] not in (None, 'mean', 'drop'):
-        fail(f'missing={config["missing"]!r}: mean or drop')
-    files = [] if row else [path for _, file in parts for path in file.split(',')]
+    request = Request.of(knobs)
+    folder = request.folder()
+    try:
+        with ending_at_once():
+            if not folder.exists() and not is_first_local_process():
+                wait_for(folder)
+            if not folder.exists():
+                build(folder, request)
+    except SystemExit:
+        print(f'stopped while {request.name} was prepared; nothing of it is kept', file=sys.stderr)
+        raise
+    except OSError as error:
+        fail(f'cannot prepare {request.name} in data_dir={str(folder.parent)!r}: {error.strerror or error}')
+    return folder
+
+
+@dataclass
+class Request:
+    """What is to be prepared."""
+    name: str  # the data set's name or its file
+    row: dict | None  # of DATASETS, if it is known by name
+    parts: list  # [(split code, file)] if not
+    files: list  # all files of the parts
+    options: dict  # knobs that go to the readers
+    image_size: int | None  # None if these are no images
+    x_type: str | None
+    data_dir: Path
+
+    @classmethod
+    def of(cls, knobs):
+        """From the knobs. Fails on those that contradict each other, and on files that are not there."""
+        name = knobs['dataset']
+        if not name:
+            fail('say which data set: a name that `python data.py` lists, or a file')
+        row = DATASETS.get(name)
+        options = {}
+        for knob in (*TABLE_KNOBS, 'window'):
+            if knobs.get(knob) is not None:
+                options[knob] = knobs[knob]
+        if row and (options or knobs['val_file'] or knobs['test_file']):
+            fail(f'the data set {name} has its own inputs and splits: leave *_column, *_file and the like unset')
+        check_numbers(knobs)
+
+        parts, files = [], []
+        if not row:
+            parts = parts_of(knobs)
+            for _, file in parts:
+                files += split_paths(file)
+            check_files(files)
+        is_images = 'imagenet' in row['files'] if row else any(os.path.isdir(file) for file in files)
+        image_size = knobs['image_size'] if is_images else None
+        data_dir = Path(knobs['data_dir']).expanduser()
+        return cls(name, row, parts, files, options, image_size, knobs.get('x_type'), data_dir)
+
+    def folder(self):
+        """Where it is, or will be."""
+        key = [self.source(), self.options, [split for split, _ in self.parts], self.image_size, self.x_type]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+        stem = self.name if self.row else Path(split_paths(self.name)[0]).name.split('.')[0][:100]
+        return self.data_dir / f'{stem}-{digest[:10]}'
+
+    def source(self):
+        """
+        What the folder is made from, as text: the row of DATASETS, or the state of each file.
+
+        A file's size and mtime are not enough: a new release unpacked over the old one may have both, and so may two
+        files that were swapped. Its ctime is that of the last change to the content or the name, which nobody can
+        set, and its inode tells swapped files apart. A hash of the content would tell the same, but every start would
+        have to read the whole file.
+        """
+        if self.row:
+            read = self.row['read']
+            source = [self.row['files'], self.row['target'], self.row['metric'], read.keywords,
+                      inspect.getsource(read.func)]
+        else:
+            source = []
+            for path in self.all_files():
+                state = os.stat(path)
+                source.append([os.path.abspath(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns,
+                               state.st_ino])
+        return json.dumps([storage.FORMAT, source])
+
+    def all_files(self):
+        """The files, and the images in the folders."""
+        found = []
+        for file in self.files:
+            if os.path.isdir(file):
+                images, _, _ = image_files(file)
+                found += [path for path, _, _ in images]
+            else:
+                found.append(file)
+        return found
+
+    def new_meta(self):
+        """What meta.json will hold; readers and util/storage.py put in the rest."""
+        return {
+            'format': storage.FORMAT,
+            'known': self.row is not None,
+            'source': self.name if self.row else [os.path.abspath(file) for file in self.files],
+            'target': self.row['target'] if self.row else None,
+            'metric': self.row['metric'] if self.row else None,
+            'image_size': self.image_size,
+            'x_type': self.x_type,
+            'columns': None,
+            'categories': {},
+            'left_out': Counter(),
+            'notes': [],
+            'warnings': [],
+        }
+
+    def open_sources(self, meta):
+        """-> [(split code, chunks)]"""
+        if self.row:
+            paths = {}
+            for file, (address, size, digest) in self.row['files'].items():
+                paths[file] = download(file, address, size, digest, self.data_dir)
+            return self.row['read'](paths, meta)
+        return [(split, read_file(file, meta, **self.options)) for split, file in self.parts]
+
+
+def parts_of(knobs):
+    """[(split code, file)]: the rows of `dataset` are drawn into the splits that have no file of their own."""
+    if knobs['val_file']:
+        first = TRAIN
+    elif knobs['test_file']:
+        first = DRAW_VAL
+    else:
+        first = DRAW
+    parts = [(first, os.path.expanduser(knobs['dataset']))]
+    if knobs['val_file']:
+        parts.append((VAL, os.path.expanduser(knobs['val_file'])))
+    if knobs['test_file']:
+        parts.append((TEST, os.path.expanduser(knobs['test_file'])))
+    return parts
+
+
+def check_numbers(knobs):
+    if knobs['missing'] not in (None, 'mean', 'drop'):
+        fail(f'missing={knobs["missing"]!r}: mean or drop')
+    if knobs['window'] is not None and knobs['window'] < SHORTEST_WINDOW:
+        fail(f'window={knobs["window"]} must be at least {SHORTEST_WINDOW}, the longest UTF-8 character')
+    if knobs['image_size'] < 1:
+        fail(f'image_size={knobs["image_size"]} must be at least 1')
+
+
+def check_files(files):
     for path in files:
         if not os.path.exists(path):
             fail(f'no file {path!r}, and no data set of that name; nearest: {nearest(path, DATASETS)!r}; '
                  '`python data.py` lists all')
         if not (os.path.isfile(path) or os.path.isdir(path)):
             fail(f'{path!r} is neither a file nor a folder but a pipe or a device')
-    if columns.get('window', 4) < 4 or config['image_size'] < 1:
-        fail('window must be at least 4, the longest UTF-8 character, and image_size at least 1')
 
-    images = 'imagenet' in row['files'] if row else any(map(os.path.isdir, files))
-    source, size = source_of(row, files), config['image_size'] if images else None
-    key = json.dumps([source, columns, [split for split, _ in parts], size]).encode()
-    stem = name if row else Path(name).name.split('.')[0]
-    folder = Path(config['data_dir']) / f'{stem}-{hashlib.sha256(key).hexdigest()[:10]}'
 
-    if not is_first_local_process() and not folder.exists():  # torchrun: one process works
-        print(f'waiting until rank 0 has prepared {folder}', flush=True)
-        while not folder.exists():
-            time.sleep(0.5)
-    if folder.exists():
-        return folder
-    building, left_behind = temporary(folder, '*')
-    meta = dict(source=[*map(os.path.abspath, files)] or name, made_from=source, target=row and row['target'],
-                metric=row and row['metric'], left_out=Counter(), columns=None, image_size=size, notes=[],
-                categories={})
-    try:
-        for old in (building, *left_behind):
-            shutil.rmtree(old, ignore_errors=True)
-        building.mkdir(parents=True)
-        if row:
-            paths = {file: download(file, *rest, config['data_dir']) for file, rest in row['files'].items()}
-            sources = row['read'](paths, meta)
-        else:
-            sources = [(split, read_file(file, meta, **columns)) for split, file in parts]
-        write(building, name, sources, meta)
-        building.rename(folder)
+# -----------------------------------------------------------------------------
+# building
+
+def build(folder, request):
+    """Make the folder under a temporary name. If another process has made it meanwhile, that one stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'{folder.name}{UNFINISHED}', dir=folder.parent,
+                                     ignore_cleanup_errors=True) as temporary:
+        new = Path(temporary, 'float32')
+        if not write(new, request, wide=False):
+            new = Path(temporary, 'float64')  # the source is read once more
+            write(new, request, wide=True)
+        try:
+            new.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
         sync(folder.parent)
-    except OSError as error:
-        if not folder.exists():  # else another process was faster
-            fail(f'cannot prepare {name} in data_dir={config["data_dir"]!r}: {error.strerror or error}')
+
+
+def write(new, request, wide):
+    """Write a new folder from the sources. -> False if floats need to be `wide`, float64"""
+    new.mkdir()
+    meta = request.new_meta()
+    same = same_content(request.parts)
+    if same:
+        meta['warnings'].append(f'{same[0]} and {same[1]} are the same file: the model has seen the rows it is scored on')
+    return storage.write(new, request.name, request.open_sources(meta), meta, wide)
+
+
+def same_content(parts):
+    """Two files of different splits that have the same content, or None."""
+    for (_, one), (_, other) in itertools.combinations(parts, 2):
+        if os.path.isfile(one) and os.path.isfile(other) and filecmp.cmp(one, other, shallow=False):
+            return one, other
+    return None
+
+
+def wait_for(folder):
+    print(f'waiting until rank 0 has prepared {folder}', flush=True)
+    while not folder.exists():
+        time.sleep(0.5)
+
+
+@contextmanager
+def ending_at_once():
+    """
+    In here Ctrl-C and SIGTERM end the process: on the way out the temporary folder is removed. (The stages let them
+    wait for the end of a step, and without a handler SIGTERM would leave the folder behind.)
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def leave(number, frame):
+        raise SystemExit(128 + number)
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, leave)
+    try:
+        yield
     finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return folder
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
-def source_of(row, files):
-    """A hash of what a folder is prepared from: the row of DATASETS, or path, size and time of each file."""
-    if row:
-        read = row['read']
-        source = [row['files'], row['target'], row['metric'], read.keywords, inspect.getsource(read.func)]
-    else:
-        inside = (image_files(path, Counter()) if os.path.isdir(path) else [(path,)] for path in files)
-        paths = [os.path.abspath(path) for path, *_ in itertools.chain.from_iterable(inside)]
-        source = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
-    return hashlib.sha256(json.dumps([FORMAT, source]).encode()).hexdigest()
+# -----------------------------------------------------------------------------
+# what there is
+
+def list_datasets(data_dir):
+    """Print the data sets that are known by name, and the folders that lie prepared."""
+    for name, row in DATASETS.items():
+        print(f'{name:16} {row["about"]}')
+        print(f'{"":16} licence: {row["licence"]}')
+        for address, size, digest in row['files'].values():
+            if address is not None:
+                stated = f'{size:,} bytes' if size else 'size not stated'
+                if digest is None:
+                    stated += ', no hash'
+                print(f'{"":16} {address} ({stated})')
+    data_dir = Path(data_dir).expanduser()
+    for path in sorted(data_dir.glob('*/meta.json')):
+        source = source_of(path)
+        if source:
+            print(printable(f'prepared: {path.parent}, {size_of(path.parent):,} bytes, from {source}'))
+    for folder in sorted(data_dir.glob(f'*{UNFINISHED}*')):
+        print(printable(f'unfinished: {folder}, {size_of(folder):,} bytes: remove it, unless it is being made now'))
 
 
-def prepared(data_dir):
-    """What lies prepared: (folder, its bytes, is its source there as it was?)."""
-    for path in sorted(Path(data_dir).glob('*/meta.json')):
-        meta, claimed = json.loads(path.read_text()), False
-        with suppress(OSError, KeyError):  # its file, or its row, is gone
-            named = isinstance(meta['source'], str)
-            now = source_of(DATASETS[meta['source']], []) if named else source_of(None, meta['source'])
-            claimed = now == meta['made_from']
-        yield path.parent, sum(file.stat().st_size for file in path.parent.iterdir()), claimed
+def source_of(path):
+    """What the folder of a meta.json was prepared from, or None if prepare() did not make it."""
+    try:
+        meta = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(meta, dict) or meta.get('format') != storage.FORMAT:
+        return None
+    return meta['source'] if meta['known'] else ', '.join(meta['source'])
 
 
-def write(folder, name, sources, meta):
-    """
-    Streams the chunks of the sources, [(split code, chunks)], to disk; then labels, splits and meta.json. The
-    split code is that of rows whose chunk does not say its own. keys.bin: see Dataset.draw.
-    """
-    shape, lengths, firsts, codes, splits = None, [], [], [], []  # shape: () for bytes, (n, d_raw) for floats
-    from_file, moments, is_text = isinstance(meta['source'], list), [], True  # not a data set known by name
-    code_of = {}  # distinct label -> its number, so that 11 million labels take no more room than they must
-    files = {}  # file: (size, crc32), by which a later stage knows it whole
-
-    def put(file, block):  # numpy's tofile is silent on a full disk
-        with open(folder / file, 'ab') as f:
-            f.write(block)
-        size, crc = files.get(file, (0, 0))
-        files[file] = size + len(block), zlib.crc32(block, crc)
-
-    with tqdm(desc=f'preparing {name}', unit=' rows', leave=False, disable=not sys.stderr.isatty()) as bar:
-        for code, (x, y, split) in ((code, chunk) for code, chunks in sources for chunk in chunks):
-            if not len(x):
-                continue
-            is_array = isinstance(x, np.ndarray)
-            this = x.shape[1:] if is_array else ('pairs',) if isinstance(x[0], tuple) else ()
-            if shape not in (None, this):
-                fail(f'the files of {name} differ: text, pairs, or rows of {shape} and {this} numbers')
-            shape = this
-            if is_array:
-                put('x.bin', x.tobytes())
-                if from_file and not meta['image_size']:
-                    moments.append([(~np.isnan(x)).sum(0), np.nansum(x, 0, np.float64), np.fmin.reduce(x),
-                                    np.fmax.reduce(x), np.nansum(x.astype(np.float64) ** 2, 0)])
-            else:
-                if shape:
-                    firsts.append(np.array([len(a) for a, _ in x], np.int64))
-                    x = [a + b for a, b in x]
-                text = b''.join(x)
-                put('x.bin', text)
-                is_text = is_text and len(text.decode(errors='ignore').encode()) == len(text)
-                lengths.append(np.array([len(sequence) for sequence in x], np.int64))
-            if from_file:  # known data sets keep their known splits
-                rows = (row.tobytes() for row in x) if is_array else x
-                put('keys.bin', b''.join(hashlib.blake2b(row, digest_size=8).digest() for row in rows))
-            y = [None] * len(x) if y is None else y
-            codes.append(np.array([code_of.setdefault(v, len(code_of)) for v in y], np.int32))
-            splits.append(np.array([code] * len(x) if split is None else split, np.int8))
-            bar.update(len(x))
-    if not codes:
-        fail(f'{name} holds no rows')
-    is_bytes, size, codes = shape in ((), ('pairs',)), meta['image_size'], np.concatenate(codes)
-    values, classes = number_labels(code_of)
-    if np.isinf(values).any():
-        fail(f'{name} has the label {values[np.isinf(values)][0]}: correct that row, or drop it')
-    put('y.bin', values[codes].tobytes())
-    put('split.bin', np.concatenate(splits).tobytes())
-    if is_bytes:
-        put('offsets.bin', np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths])).tobytes())
-    if firsts:
-        put('firsts.bin', np.concatenate(firsts).tobytes())
-    if moments:
-        meta['notes'] += oddities(meta['columns'], *map(np.stack, zip(*moments)))
-    if not is_text:
-        meta['notes'].append('this is not UTF-8 text, and its bytes are read as they are; to change that: '
-                             '`iconv -f UTF-16 -t UTF-8`, or -f LATIN1')
-    meta.update(kind='bytes' if is_bytes else 'images' if size else 'floats', rows=len(codes), classes=classes,
-                n=None if is_bytes else size ** 2 if size else shape[0], d_raw=0 if is_bytes else shape[-1],
-                left_out={why: n for why, n in meta['left_out'].items() if n}, files=files,
-                notes=[*dict.fromkeys(meta['notes'])])  # those of several files are alike
-    (folder / 'meta.json').write_text(json.dumps(meta, indent=1))
-    for file in (*files, 'meta.json', ''):  # all of it is on the disk before it gets its name
-        sync(folder / file)
-
-
-def oddities(columns, count, total, low, high, square):
-    """Sentences on columns that will be hard to learn from, each argument (chunks, n, d_raw)."""
-    count, total, square, low, high = *(v.sum(0) for v in (count, total, square)), low.min(0), high.max(0)
-    mean = total / np.maximum(count, 1)
-    std = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean ** 2, 0))
-    # one value among k lies at most sqrt(k - 1) deviations from the mean
-    far = np.maximum(high - mean, mean - low) > std * np.clip(0.99 * np.sqrt(count), 3, 20)
-    for which, what in (((low == high) & (count > 1), 'are constant'), (far & (low < high), 'have values 20 '
-                        'standard deviations off: look at them, or take --norm=quantile')):
-        names = [columns[i] for i in np.flatnonzero(which.any(1))]
-        if names:
-            yield f'columns that {what}: {some(names)}'
-
-
-def number_labels(labels):
-    """Distinct labels as read (numbers, text, None) -> float64 of each, NaN for none; and the names of text
-    classes, which are numbered in sorted order, or None. NA is none among numbers, and a class among text."""
-    stated = [v for v in labels if v not in (None, '')]
-    classes = sorted({str(v) for v in stated}) if None in map(number, stated) else None
-    place = {c: i for i, c in enumerate(classes or ())}
-    values = [np.nan if v in (None, '') else place[str(v)] if classes else number(v) for v in labels]
-    return np.array(values, np.float64), classes
+def size_of(folder):
+    return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
 
 
 DATASETS = runpy.run_path(str(ROOT / 'config' / 'datasets.py'))['DATASETS']  # which uses the readers above

@@ -243,7 +243,7 @@ def read_table(path, kind, meta, input_column=None, label_column=None, drop_colu
                 if None in values:  # a text, which is a mistake, and not missing
                     complain(k, values.index(None))
             with np.errstate(over='ignore'):  # the infinity that it makes is named below
-                x = np.array(x, np.float32).reshape(-1, len(inputs), 1)  # (k, n, d_raw)
+                x = np.array(x, np.float64).reshape(-1, len(inputs), 1)  # (k, n, d_raw)
             keep = whole_rows(x, missing, meta['left_out'], complain)
             x, chunk = x[keep], [pair for pair, kept in zip(chunk, keep) if kept]
             splits = splits and [v for v, kept in zip(splits, keep) if kept]

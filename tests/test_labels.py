@@ -1,0 +1,81 @@
+"""util/labels.py: what is a number, what is a class, and what looks like a mistake."""
+
+import numpy as np
+import pytest
+
+from util.errors import UserError
+from util.labels import Labels
+
+
+def read(*chunks):
+    """-> the labels as a user would see them, the names of classes, and the notes in one text"""
+    labels = Labels()
+    for chunk in chunks:
+        labels.add(chunk)
+    y, classes, notes = labels.finish()
+    if classes:
+        y = [None if np.isnan(value) else classes[int(value)] for value in y]
+    else:
+        y = [None if np.isnan(value) else value for value in y]
+    return y, classes, ' '.join(notes)
+
+
+def test_numbers_and_empty_cells():
+    y, classes, notes = read(['1.5', 'NA', '2'], [None, '', '1.5'])
+    assert y == [1.5, None, 2, None, None, 1.5] and classes is None and notes == ''
+
+
+def test_one_number_may_be_spelled_in_several_ways():
+    y, classes, _ = read(['1', '1.0', '+1', '1e0', '2'])
+    assert y == [1, 1, 1, 1, 2] and classes is None
+
+
+def test_numbers_of_arrays():
+    assert read([3, 1, 1], [2.5, float('nan')])[0] == [3, 1, 1, 2.5, None]
+
+
+def test_texts_are_classes_in_sorted_order():
+    y, classes, notes = read(['dog', 'cat'], ['dog', '', 'emu'])
+    assert y == ['dog', 'cat', 'dog', None, 'emu'] and classes == ['cat', 'dog', 'emu'] and notes == ''
+
+
+@pytest.mark.parametrize('labels', [
+    ['01', '1', '2'], ['12345678901234567', '12345678901234568'], ['007', '7', 'NA'],
+    [12345678901234567, 12345678901234568]])
+def test_integers_that_would_be_one_number_are_classes(labels):
+    y, classes, notes = read(labels)
+    stated = sorted({str(label) for label in labels} - {'NA'})
+    assert classes == stated and y == [str(label) if label != 'NA' else None for label in labels]
+    assert 'would be one number: all labels are read as names of classes' in notes
+
+
+def test_leading_zeros_alone_are_no_trouble():
+    assert read(['01', '02', '12'])[:2] == ([1, 2, 12], None)
+
+
+def test_na_among_texts_is_a_class_and_is_told():
+    y, classes, notes = read(['de', 'NA', 'fr', 'NA'])
+    assert y == ['de', 'NA', 'fr', 'NA'] and classes == ['NA', 'de', 'fr']
+    assert "2 rows have the label 'NA', which is a class of its own" in notes
+
+
+def test_a_text_among_measured_numbers_is_a_mistake_that_is_named():
+    numbers = [f'{value:.3f}' for value in np.random.default_rng(0).normal(size=100)]
+    numbers[41] = '<0.01'
+    with pytest.raises(UserError, match="most labels are numbers, but that of row 42 .* is '<0.01': write a number"):
+        read(numbers[:30], numbers[30:])
+    numbers[50] = 'n.d.'
+    with pytest.raises(UserError, match="row 42 .* is '<0.01', and 1 other labels are text too"):
+        read(numbers)
+
+
+def test_a_text_among_numbers_of_classes_is_told():
+    _, classes, notes = read(['0', '1', '2', '1', 'none', '1'])
+    assert classes == ['0', '1', '2', 'none']
+    assert "most labels are numbers, but that of row 5 (the header is no row) is 'none'" in notes
+
+
+def test_codes_of_which_many_have_letters_are_classes():
+    codes = [str(number) for number in range(240, 300)] + [f'V{number}' for number in range(20)]
+    _, classes, notes = read(codes)
+    assert len(classes) == 80 and "row 61 (the header is no row) is 'V0', and 19 other labels" in notes

@@ -1,0 +1,103 @@
+"""Labels as a file has them (numbers, text, or none) -> one float64 a row, and the names of text classes."""
+
+import math
+import re
+
+import numpy as np
+
+from util.errors import fail
+from util.tables import number
+
+MANY_VALUES = 20  # more different numbers than that are no classes
+MOST_MISTAKES = 0.05  # the share of texts among numbers up to which the texts are taken for mistakes
+INTEGER = re.compile(r'[+-]?[0-9]+')
+
+
+class Labels:
+    """The labels of a data set, in the order of its rows."""
+
+    def __init__(self):
+        self.code_of = {}  # label -> its number in the order of first use: 11 million labels take little memory
+        self.codes = []  # (k,) int32 of each chunk
+
+    def add(self, labels):
+        """labels: a list of numbers and texts; None and '' are no label."""
+        codes = [self.code_of.setdefault(label, len(self.code_of)) for label in labels]
+        self.codes.append(np.array(codes, np.int32))
+
+    def finish(self):
+        """
+        -> y (N,) float64, NaN where there is no label; the names of text classes or None; notes for the user
+
+        If all labels are numbers, so is y, and a cell like NA is no label. Otherwise labels are classes, numbered in
+        the sorted order of their names, and NA is one of them: it may be Namibia.
+        """
+        codes = np.concatenate(self.codes)
+        counts = np.bincount(codes, minlength=len(self.code_of))  # rows of each label
+        stated = {}  # label -> the number that it spells, NaN for NA, None for text
+        for label in self.code_of:
+            if label not in (None, ''):
+                stated[label] = spelled_number(label)
+        texts = [label for label, value in stated.items() if value is None]
+        if texts:
+            classes = stated
+            notes = self.notes_on_texts(stated, texts, codes, counts)
+        else:
+            classes, notes = distinct_integers(stated)
+
+        names = sorted({str(label) for label in classes}) or None
+        place = {name: i for i, name in enumerate(names or ())}
+        values = np.full(len(self.code_of), np.nan)
+        for label, code in self.code_of.items():
+            if label in classes:
+                values[code] = place[str(label)]
+            elif label in stated:
+                values[code] = stated[label]
+        return values[codes], names, notes
+
+    def notes_on_texts(self, stated, texts, codes, counts):
+        """What to say about labels of which some are text. Fails if the texts look like mistakes among numbers."""
+        notes = []
+        n_rows = sum(counts[self.code_of[label]] for label in stated)
+        n_text = sum(counts[self.code_of[label]] for label in texts)
+        numbers = {value for value in stated.values() if value is not None and not math.isnan(value)}
+        if 2 * n_text < n_rows and numbers:
+            row = int(np.argmax(codes == self.code_of[texts[0]])) + 1
+            culprit = f'most labels are numbers, but that of row {row:,} (the header is no row) is {texts[0]!r}'
+            if len(texts) > 1:
+                culprit += f', and {len(texts) - 1:,} other labels are text too'
+            measured = len(numbers) > MANY_VALUES or any(value % 1 for value in numbers)
+            if measured and n_text <= MOST_MISTAKES * n_rows:
+                fail(f'{culprit}: write a number there, or nothing if the row has no label')
+            notes.append(f'{culprit}: all labels are read as names of classes')
+        for label, value in stated.items():
+            if value is not None and math.isnan(value):
+                n = int(counts[self.code_of[label]])
+                notes.append(f'{n:,} rows have the label {label!r}, which is a class of its own: leave the cells empty '
+                             'if it means that there is no label')
+        return notes
+
+
+def spelled_number(label):
+    """The number that a label spells: NaN if it says that there is none, None if it is text."""
+    if isinstance(label, str):
+        return number(label)
+    return float(label)
+
+
+def distinct_integers(stated):
+    """
+    Labels that all spell numbers are classes nevertheless if numbers would mix up two of them: 01 and 1, or two
+    identifiers of 17 digits. stated: {label: number} -> the classes, empty if there are none; notes
+    """
+    first = {}  # number -> the first label that spells it
+    for label, value in stated.items():
+        digits = str(label).lstrip('+')
+        if not INTEGER.fullmatch(digits):
+            continue
+        other = first.setdefault(value, digits)
+        if other != digits:
+            classes = [label for label, value in stated.items() if not math.isnan(value)]
+            return set(classes), [f'the labels {other} and {digits} would be one number: all labels are read as names '
+                                  'of classes']
+    return set(), []
