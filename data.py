@@ -147,6 +147,13 @@ def data_knobs(config: dict, checkpoint: dict | None = None) -> dict:
     return knobs
 
 
+def settle_knobs(config: dict, checkpoint: dict | None = None):
+    """Writes into a stage's config, in the place of None, what its knobs about data come to."""
+    for name, value in data_knobs(config, checkpoint).items():
+        if name in config:
+            config[name] = value
+
+
 def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs: dict, run) -> int:
     """Give the data set the checkpoint's scale and lengths, and tell what has changed since. -> seq_len"""
     own = checkpoint['config']
