@@ -17,8 +17,8 @@ which float16 stores exactly. For each model there are:
 It also holds a fine-tuning run from sma_tiny/: the data, the weights of the new head, and the validation loss
 after each step.
 
-sma_tiny/ is a folder that the authors' save_pretrained writes, in float32, with the weights as pytorch_model.bin
-and as model.safetensors.
+sma_tiny/ is a folder that the authors' save_pretrained writes, in float32, with the weights as
+pytorch_model.bin and as model.safetensors.
 """
 
 from pathlib import Path

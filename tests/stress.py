@@ -2,8 +2,8 @@
 Stress tests that take too long for the test suite.
 
     python tests/stress.py kills 200    200 kills (kill -9) at random moments, spread over four kinds of runs
-    python tests/stress.py soak 60      60 minutes of pre-training with kills, then 50 fine-tunings in one process
-    python tests/stress.py fuzz 5       5 minutes of tests/test_fuzz.py with many more examples (needs hypothesis)
+    python tests/stress.py soak 60      an hour of pre-training with kills, then 50 fine-tunings in one process
+    python tests/stress.py fuzz 5       5 minutes of tests/test_fuzz.py with more examples (needs hypothesis)
 
 A run that was killed is resumed, and must leave the same files as a run that was not disturbed. Each test
 prints lines for the table under "Stress tests" in docs/RESULTS.md. All files are made in a temporary folder.
@@ -147,7 +147,7 @@ def soak(minutes):
 
 
 def tune_again(folder):
-    """Fine-tunes fifty times in one process on the t.csv in this folder, and prints its open files and threads."""
+    """Fine-tunes fifty times in one process on t.csv in this folder, and prints its open files and threads."""
     code = f'''if 1:
         import os, runpy, sys
         sys.path.insert(0, {str(ROOT)!r})
