@@ -110,7 +110,9 @@ def read_knobs(source, only_heading=''):
     heading, for that knob and those after it. only_heading: what the heading of the wanted knobs starts with.
     """
     lines = source.split('\n')
-    knobs, help_text, heading = {}, '', ''
+    knobs = {}
+    help_text = ''
+    heading = ''
     for node in ast.parse(source).body:
         name, annotation = declared_name(node)
         if name is None:
@@ -137,9 +139,11 @@ def read_knobs(source, only_heading=''):
 def declared_name(node):
     """Name and annotation of a statement like `lr = 1e-4` or `n: int | None = None`, else (None, None)."""
     if isinstance(node, ast.Assign) and len(node.targets) == 1:
-        target, annotation = node.targets[0], None
+        target = node.targets[0]
+        annotation = None
     elif isinstance(node, ast.AnnAssign) and node.value is not None:
-        target, annotation = node.target, node.annotation
+        target = node.target
+        annotation = node.annotation
     else:
         return None, None
     if not isinstance(target, ast.Name) or not target.id.islower() or target.id.startswith('_'):
@@ -169,7 +173,8 @@ def types_of(default, annotation):
 
 def split_command_line(argv, knobs):
     """-> (config files in their order, [(name, text of its value or NO_VALUE)])"""
-    files, options = [], []
+    files = []
+    options = []
     rest = list(argv)
     while rest:
         word = rest.pop(0)

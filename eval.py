@@ -292,7 +292,8 @@ def show_masks(ev: Evaluation, masking: Masking):
     """Figure 2, Table 7: two masks by the same weights beside baselines; statistics of 1,000 masks of each."""
     data = ev.data
     is_image = data.d_raw == 3 and math.isqrt(data.n) ** 2 == data.n
-    view_1, view_2 = f'{masking.mask} 1', f'{masking.mask} 2'
+    view_1 = f'{masking.mask} 1'
+    view_2 = f'{masking.mask} 2'
     maskings = {}
     if is_image:
         maskings['patch'] = replace(masking, mask='patch')
@@ -344,7 +345,8 @@ def show_overlap(ev: Evaluation, masking: Masking):
     """
     if masking.mask in BLIND:
         fail(f'show=overlap is about what guided masks choose, not about mask={masking.mask}')
-    data, model = ev.data, ev.model
+    data = ev.data
+    model = ev.model
     rows = ev.rows[np.argsort(-data.lengths(ev.rows), kind='stable')[:64]]
     n = int(data.lengths(rows).min())
     n_queries = model.config.n_latent or n

@@ -94,7 +94,7 @@ def main():
     check_settings(config)
     run = runtime.set_up(config)
     stop = runtime.Stop()
-    starts = find_starts(config, f'out/{name_of(config["dataset"] or "collider")}')
+    starts = find_starts(config, usual_folder(config))
     check_file_names(starts)
     first = next((start.checkpoint for start in starts if start.checkpoint), None)
     shape = common_shape(starts, config, run)
@@ -144,7 +144,9 @@ def main():
 
 def train(experiment: Experiment, start: Start, rate: float, seed: int) -> dict | None:
     """Fine-tune from a start with one learning rate and seed. -> a checkpoint, or None if it was stopped"""
-    config, data, run = experiment.config, experiment.data, experiment.run
+    config = experiment.config
+    data = experiment.data
+    run = experiment.run
     task, train_rows, y = training_labels(experiment, seed)  # y (rows of the data set,)
     raw_model = new_model(experiment, start, seed)
     config = {**config, 'lr': rate}
@@ -203,7 +205,8 @@ def train(experiment: Experiment, start: Start, rate: float, seed: int) -> dict 
 def new_model(experiment, start, seed):
     """Embeddings and encoder from the checkpoint; the head is new; the reconstruction decoder is left out."""
     runtime.seed_all(seed)
-    task, run = experiment.task, experiment.run
+    task = experiment.task
+    run = experiment.run
     n_out = len(task['classes']) if task['target'] == 'multiclass' else 1
     model = build({**experiment.config, **experiment.shape}, d_raw=experiment.data.d_raw, n_out=n_out)
     if start.checkpoint:
@@ -237,7 +240,9 @@ def steps_and_interval(n_rows, n_val):
     if n_epochs is None:
         # after fewer steps a pre-trained start may lie behind scratch (docs/RESULTS.md, "No harm by default")
         n_epochs = max(40, math.ceil(1200 / steps_per_epoch))
-    total_steps = max_steps or n_epochs * steps_per_epoch
+    total_steps = max_steps
+    if max_steps is None:
+        total_steps = n_epochs * steps_per_epoch
     if eval_interval is not None:
         return total_steps, eval_interval
     # after every epoch, but a hundred times at most, and looking at no more rows than training does
@@ -265,7 +270,8 @@ def predict(experiment, model, rows):
 
 def score(experiment, task, model, split):
     """The metric of a model on the labelled rows of a split."""
-    data, rows = experiment.data, experiment.rows[split]
+    data = experiment.data
+    rows = experiment.rows[split]
     p = predict(experiment, model, rows)  # (rows, n_out)
     return tasks.score(task, data.labels(rows), p)
 
@@ -280,7 +286,9 @@ def is_higher(task, score, other):
 
 def train_all(experiment: Experiment, start: Start, table: list[str]) -> dict[float, list[dict]]:
     """One run for each learning rate and seed. -> {learning rate: the checkpoints of its seeds}"""
-    run, data, out = experiment.run, experiment.data, experiment.out
+    run = experiment.run
+    data = experiment.data
+    out = experiment.out
     metric_name = tasks.metric_title(experiment.task, experiment.task['metric'])
     data.norm = start.norm
     start.digest = digest_of(start, data)
@@ -297,7 +305,7 @@ def train_all(experiment: Experiment, start: Start, table: list[str]) -> dict[fl
                     print0(run, f'stopped in the run of {start.name}, lr {rate:g}, seed {seed}. '
                                 '--resume keeps the finished runs.')
                     print0(run, '\n'.join(table))
-                    sys.exit(128 + (experiment.stop.signal or 15))
+                    sys.exit(experiment.stop.exit_status)
                 out.save(name, finished)
             print0(run, f'{label_of(start)}, lr {rate:g}, seed {seed}: best validation {metric_name} '
                         f'{finished["val_score"]:.4f} at step {finished["step"]}')
@@ -330,11 +338,13 @@ def forget_log_entries(out, this_run):
 
 def best_rate(task: dict, runs: dict[float, list[dict]]) -> float:
     """The learning rate with the best mean validation score."""
-    best, best_mean = None, None
+    best = None
+    best_mean = None
     for rate, checkpoints in runs.items():
         mean = np.mean([saved['val_score'] for saved in checkpoints])
         if best is None or is_higher(task, mean, best_mean):
-            best, best_mean = rate, mean
+            best = rate
+            best_mean = mean
     return best
 
 
@@ -343,9 +353,12 @@ def score_test(experiment: Experiment, start: Start, rate: float, checkpoints: l
     Scores the test rows with each seed's weights: the only place where test rows are scored.
     -> the start's row of the table, and the same in numbers
     """
-    data, run, task = experiment.data, experiment.run, experiment.task
+    data = experiment.data
+    run = experiment.run
+    task = experiment.task
     rows = experiment.rows['test']
-    all_scores, n_constant = [], 0
+    all_scores = []
+    n_constant = 0
     for saved in checkpoints:
         model = build(saved['model_args'])
         checkpoint.load_weights(model, saved['model'])
@@ -405,6 +418,12 @@ def file_name(start, rate, seed):
 # settings that cannot work
 
 
+def usual_folder(config):
+    """Where pretrain.py puts the runs of this data set."""
+    name = 'collider' if config['dataset'] is None else name_of(config['dataset'])
+    return f'out/{name}'
+
+
 def check_file_names(starts):
     """Fails, before anything is trained, if two starts would be saved under one name, or under one too long."""
     names = {}
@@ -422,14 +441,14 @@ def check_settings(config):
     for name in ('seeds', 'lr'):
         if len(set(config[name])) < len(config[name]):
             fail(f'{name}={config[name]} names one value twice: give each once')
-    file = (config['dataset'] or '').split(',')[0]
-    if config['task'] not in (None, config['dataset']) and not os.path.exists(file):
+    is_file = config['dataset'] is not None and os.path.exists(config['dataset'].split(',')[0])
+    if config['task'] not in (None, config['dataset']) and not is_file:
         fail(f'task={config["task"]!r}, but dataset={config["dataset"]!r}: tasks are for configs such as '
              'config/finetune_glue.py; name the data set with --dataset')
 
 
 def check_labels(config, data, task, rows, run):
-    n_labels = n_train or len(rows['train'])
+    n_labels = len(rows['train']) if n_train is None else n_train
     if n_labels > len(rows['train']):
         fail(f'n_train={n_labels}, but there are only {len(rows["train"])} labelled training rows')
     checks.check_batch(n_labels, config, run, len(rows['val']))

@@ -293,7 +293,8 @@ class SMA(nn.Module):
         """
         asking = self.latents[R] if self.config.n_latent else gather_rows(x_hat, R)  # (B, |R|, d)
         q = self.first.split_heads(self.first.queries(asking))  # (B, h, |R|, d_k)
-        n_head, d_k = q.shape[1], q.shape[-1]
+        n_head = q.shape[1]
+        d_k = q.shape[-1]
         W_k = self.first.key.weight.unflatten(0, (n_head, -1))  # (h, d_k, embed_dim)
         q_x = torch.einsum('bhrd,hde->bhre', q, W_k).flatten(1, 2)  # (B, h |R|, embed_dim)
         A = attention_map(q_x[:, None], x_hat[:, None], valid, d_k=d_k)  # (B, 1, h |R|, n)

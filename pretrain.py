@@ -120,7 +120,9 @@ def main():  # noqa: C901 (the story, told in one piece)
     skips = optim.Skips(run)
     parts = dict(model=raw_model, optimizer=optimizer, scaler=scaler)  # what is saved and resumed
     steps_per_epoch = len(train_rows) // batch_size
-    total_steps = max_steps or epochs * steps_per_epoch
+    total_steps = max_steps
+    if max_steps is None:
+        total_steps = epochs * steps_per_epoch
     warn_of_warmup(total_steps, run)
 
     # ---- start anew, or go on
@@ -132,7 +134,8 @@ def main():  # noqa: C901 (the story, told in one piece)
             print0(run, 'nothing is left to do: raise --max_steps or --epochs to go on')
             return runtime.finish(run)
     else:
-        step, best_loss = 0, math.inf
+        step = 0
+        best_loss = math.inf
         out.keep_earlier_run()
         start_anew(raw_model, initial, data, train_rows, run)
         if resume:
@@ -227,7 +230,7 @@ def main():  # noqa: C901 (the story, told in one piece)
     bar.close()
     if stopped:
         print0(run, f'stopped at step {step:,} of {total_steps:,}; {last} is saved: go on with --resume')
-        sys.exit(128 + (stop.signal or 15))
+        sys.exit(stop.exit_status)
     print0(run, f'wrote {last}')
     runtime.finish(run)
 

@@ -32,8 +32,10 @@ def hidden_neighbours(hidden: Tensor) -> Tensor:
     """Of square images: the share of the neighbours of hidden pixels that are hidden. (N, n) bool -> (N,)"""
     side = math.isqrt(hidden.shape[1])
     grid = hidden.double().unflatten(1, (side, side))  # (N, side, side)
-    below, above = grid[:, 1:], grid[:, :-1]
-    right, left = grid[:, :, 1:], grid[:, :, :-1]
+    below = grid[:, 1:]
+    above = grid[:, :-1]
+    right = grid[:, :, 1:]
+    left = grid[:, :, :-1]
     both = (below * above).sum((1, 2)) + (right * left).sum((1, 2))  # pairs of neighbours, both hidden
     ends = (below + above).sum((1, 2)) + (right + left).sum((1, 2))  # hidden ends of such pairs
     return 2 * both / ends
@@ -115,7 +117,9 @@ def choose_masks(model: SMA, batches: Iterable, masking: Masking, maskings: dict
     queries of the first view; and (x, valid, {name: hidden}) of the first batch, to be drawn.
     """
     generator = torch.Generator(device)
-    parts, shown, width = {}, None, None
+    parts = {}
+    shown = None
+    width = None
     for i, _, x, valid in batches:
         if valid is None:
             valid = all_true(x)

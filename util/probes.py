@@ -10,7 +10,8 @@ N_NEIGHBOURS = 20
 
 def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     """Both by the mean and standard deviation of the training rows. (k, d), (N, d) -> float64"""
-    train, test = train.double(), test.double()
+    train = train.double()
+    test = test.double()
     mean = train.mean(0)
     std = train.std(0, correction=0).clamp(min=1e-8)
     return (train - mean) / std, (test - mean) / std
@@ -43,11 +44,14 @@ def linear(task: dict, X: Tensor, Y: Tensor, Z: Tensor) -> Tensor:
     scikit-learn's defaults. X (k, d), Y (k, n_out), Z (N, d) -> (N, n_out) logits or values
     """
     if task['target'] == 'binary':
-        loss_function, penalty = F.binary_cross_entropy_with_logits, 0.5
+        loss_function = F.binary_cross_entropy_with_logits
+        penalty = 0.5
     elif task['target'] == 'multiclass':
-        loss_function, penalty = F.cross_entropy, 0.5
+        loss_function = F.cross_entropy
+        penalty = 0.5
     else:
-        loss_function, penalty = F.mse_loss, 1.0
+        loss_function = F.mse_loss
+        penalty = 1.0
     W = torch.zeros(X.shape[1], Y.shape[1], dtype=torch.float64, requires_grad=True)
     b = torch.zeros(1, Y.shape[1], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([W, b], max_iter=500, line_search_fn='strong_wolfe')

@@ -49,8 +49,8 @@ class Run:
 
 def set_up(config):
     """
-    Find the device and join the other processes, and print both. config: the knobs device, dtype and, where a script
-    has it, compile. -> Run
+    Find the device and join the other processes, and print both. config: the knobs device, dtype and, where a
+    script has it, compile. -> Run
     """
     rank, world, local_rank = processes()
     device = find_device(config['device'], local_rank)
@@ -118,8 +118,9 @@ def compile_mode(name, device):
 
 def processes():
     """
-    (rank, world, local rank) of this process, out of the environment variables that torchrun sets: its number among
-    all processes, how many there are, and its number on this machine. A process that runs alone is (0, 1, 0).
+    (rank, world, local rank) of this process, out of the environment variables that torchrun sets: its number
+    among all processes, how many there are, and its number on this machine. A process that runs alone is (0, 1,
+    0).
     """
     if 'RANK' not in os.environ or 'WORLD_SIZE' not in os.environ:
         return 0, 1, 0  # one of them alone is a remnant of something else, and so is LOCAL_RANK without them
@@ -186,8 +187,9 @@ def decide_on_main(value, run):
 
 def wrap(model, run):
     """
-    The model as the training loop calls it. DDP averages its gradients over the processes. torch.compile goes around
-    DDP: in this order gradients are sent while the backward pass still runs. What is saved is the bare model.
+    The model as the training loop calls it. DDP averages its gradients over the processes. torch.compile goes
+    around DDP: in this order gradients are sent while the backward pass still runs. What is saved is the bare
+    model.
     """
     if run.world > 1:
         device_ids = [run.device] if run.device.type == 'cuda' else None
@@ -244,8 +246,8 @@ def seed_all(*numbers):
 
 class Stop:
     """
-    Ctrl-C and SIGTERM: the loop finishes its step, saves and leaves. A second Ctrl-C leaves at once. Several processes
-    also leave when the torchrun that started them is gone.
+    Ctrl-C and SIGTERM: the loop finishes its step, saves and leaves. A second Ctrl-C leaves at once. Several
+    processes also leave when the torchrun that started them is gone.
     """
 
     def __init__(self):
@@ -257,6 +259,12 @@ class Stop:
     def catch(self, number, frame):
         self.signal = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    @property
+    def exit_status(self):
+        """As a shell reports a signal: 128 + its number. SIGTERM's where only another process was told to stop."""
+        number = signal.SIGTERM if self.signal is None else self.signal
+        return 128 + number
 
     def asked(self, run, step, every):
         """Whether to stop after this step. Several processes agree on it, once in `every` steps."""
