@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import masking
-from finetune import loss_of
+from finetune import sum_of_losses
 from masking import Masking
 from model import build, gather_rows, mask_to_indices
 from util.authors import THEIR_NAMES, from_theirs
@@ -118,11 +118,11 @@ def test_fine_tuning_their_folder_gives_their_validation_curve():
     scaler = make_scaler(SimpleNamespace(device=torch.device('cpu'), dtype='float32'))
     for step in range(len(case['curve'])):
         at = torch.arange(size) + size * (step % 3)
-        scaler.scale(loss_of(model(x[at], valid[at]), y[at], 'multiclass') / size).backward()
+        scaler.scale(sum_of_losses(model(x[at], valid[at]), y[at], 'multiclass') / size).backward()
         update(model, optimizer, scaler, 1.0)
         val = slice(3 * size, None)
         with torch.no_grad():
-            curve.append((loss_of(model(x[val], valid[val]), y[val], 'multiclass') / (2 * size)).item())
+            curve.append((sum_of_losses(model(x[val], valid[val]), y[val], 'multiclass') / (2 * size)).item())
     close(curve, case['curve'])
 
 
