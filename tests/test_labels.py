@@ -46,7 +46,7 @@ def test_integers_that_would_be_one_number_are_classes(labels):
     y, classes, notes = read(labels)
     stated = sorted({str(label) for label in labels} - {'NA'})
     assert classes == stated and y == [str(label) if label != 'NA' else None for label in labels]
-    assert 'would be one number: all labels are read as names of classes' in notes
+    assert 'would be one number: all are read as names of classes' in notes
 
 
 def test_leading_zeros_alone_are_no_trouble():
@@ -72,10 +72,10 @@ def test_a_text_among_measured_numbers_is_a_mistake_that_is_named():
 def test_a_text_among_numbers_of_classes_is_told():
     _, classes, notes = read(['0', '1', '2', '1', 'none', '1'])
     assert classes == ['0', '1', '2', 'none']
-    assert "most labels are numbers, but that of row 5 (the header is no row) is 'none'" in notes
+    assert "most labels are numbers, but that of row 5 (the header not counted) is 'none'" in notes
 
 
 def test_codes_of_which_many_have_letters_are_classes():
     codes = [str(number) for number in range(240, 300)] + [f'V{number}' for number in range(20)]
     _, classes, notes = read(codes)
-    assert len(classes) == 80 and "row 61 (the header is no row) is 'V0', and 19 other labels" in notes
+    assert len(classes) == 80 and "row 61 (the header not counted) is 'V0', and 19 other labels" in notes

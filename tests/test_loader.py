@@ -111,6 +111,22 @@ def test_signals_to_the_process_group_leave_workers_alive(tmp_path, monkeypatch)
     pytest.fail('the worker lives on')
 
 
+def test_on_cuda_batches_are_pinned_and_copied_without_waiting(tmp_path, monkeypatch):
+    """There is no GPU here: DataLoader and the copy are stood in for."""
+    told, copied = {}, []
+
+    def stand_in(batches, sampler, **options):
+        told.update(options)
+        return [batches[item] for item in sampler]
+    monkeypatch.setattr(loader, 'DataLoader', stand_in)
+    monkeypatch.setattr(torch.Tensor, 'to', lambda t, device, **options: copied.append((device, options)) or t)
+    d = text_data(tmp_path)
+    (x, valid, extra), = loader.load(d, [(d.rows('val')[:4], None, np.arange(4))], 'cuda:0')
+    assert len(x) == 4 and valid is not None and extra.tolist() == [0, 1, 2, 3]
+    assert told['pin_memory'] and told['num_workers'] == loader.N_WORKERS and told['multiprocessing_context'] == 'fork'
+    assert copied == [('cuda:0', {'non_blocking': True})] * 3
+
+
 def test_who_reads_batches(tmp_path):
     """Processes for a GPU, unless the whole table lies there."""
     d = table(tmp_path, 30)

@@ -861,12 +861,12 @@ def test_two_containers_that_share_a_disk_leave_each_others_work_alone(tmp_path,
     seen = []
     write = prepare.write
 
-    def look(new, request, wide):
+    def look(new, request):
         seen.append(new.parent)
         if len(seen) == 1:
             opened(tmp_path, tmp_path / 'a.txt')  # the other, from beginning to end
             assert new.parent.exists()
-        return write(new, request, wide)
+        return write(new, request)
     monkeypatch.setattr(prepare, 'write', look)
     assert len(opened(tmp_path, tmp_path / 'a.txt').y) == 3
     assert len(set(seen)) == 2 and len(os.listdir(tmp_path / 'datasets')) == 1
@@ -878,8 +878,8 @@ def test_of_two_processes_the_slower_finds_the_folder_done(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     write, others = prepare.write, []
 
-    def slow_write(new, request, wide):
-        answer = write(new, request, wide)
+    def slow_write(new, request):
+        answer = write(new, request)
         command = [sys.executable, str(ROOT / 'data.py'), 'a.csv']
         done = subprocess.run(command, text=True, capture_output=True)
         assert done.returncode == 0 and '300 rows' in done.stdout, done.stderr

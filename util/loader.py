@@ -12,11 +12,11 @@ N_WORKERS = 2  # processes that read batches for a GPU
 
 def load(dataset, index, device):
     """
-    For each item (rows, width, extra) of `index`, a list or an iterator: dataset.batch(rows, width), and `extra`, an
-    array or None, as tensors on the device. -> (x, valid, extra), in the order of the index
+    For each item (rows, width, extra) of `index`, a list or an iterator: dataset.batch(rows, width), and
+    `extra`, an array or None, as tensors on the device. -> (x, valid, extra), in the order of the index
 
-    On a CPU this is a plain loop. For a GPU, processes read the next batches meanwhile, into pinned memory, from which
-    they are copied without waiting. Both give the same numbers.
+    On a CPU this is a plain loop. For a GPU, processes read the next batches meanwhile, into pinned memory,
+    from which they are copied without waiting. Both give the same numbers.
     """
     on_cuda = torch.device(device).type == 'cuda'
     n_workers = workers_for(dataset, device)
@@ -44,7 +44,7 @@ class Batches:
         rows, width, extra = item
         try:
             x, valid = self.dataset.batch(rows, width)
-        except UserError as error:  # returned, because a worker's exception comes with its traceback in the text
+        except UserError as error:  # not raised, as the text of a worker's exception has its traceback in it
             return error
         if extra is not None:
             extra = torch.from_numpy(extra)
@@ -72,7 +72,7 @@ def move(t, device):
 
 
 def workers_for(dataset, device):
-    """How many processes read batches. None for a CPU, which computes itself, nor for a table kept on the device."""
+    """How many processes read batches: none for a CPU, which computes itself, or a table kept on the device."""
     if torch.device(device).type != 'cuda' or os.name != 'posix' or dataset.table is not None:
         return 0
     return N_WORKERS
@@ -83,5 +83,5 @@ def as_it_is(batch):
 
 
 def leave_group(worker):
-    """Ctrl-C and SIGTERM do not reach a worker: the run itself, which does get them, needs it until its last step."""
+    """Ctrl-C and SIGTERM do not reach a worker: the run, which gets them, needs it until its last step."""
     os.setpgrp()
