@@ -57,11 +57,14 @@ def test_order_and_numbers(tmp_path, workers, kind):
 def test_scoring(tmp_path, workers):
     d = text_data(tmp_path)
     rows = d.rows('val')
+    n = 0
     for i, places, x, valid in data.scoring(d, rows, 7, CPU):
+        assert i == n
+        n += 1
         want_x, want_valid = d.batch(rows[places.numpy()])
         assert torch.equal(x, want_x) and (valid is None) == (want_valid is None)
         assert valid is None or torch.equal(valid, want_valid)
-    assert i == (len(rows) - 1) // 7
+    assert n == (len(rows) - 1) // 7 + 1
 
 
 def test_the_global_generator_is_left_alone(tmp_path, workers):

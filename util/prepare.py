@@ -160,7 +160,6 @@ class Request:
             'categories': {},
             'left_out': Counter(),
             'notes': [],
-            'warnings': [],
         }
 
     def open_sources(self, meta):
@@ -233,7 +232,7 @@ def write(new, request, in_float64=False):
     meta = request.new_meta()
     same = same_content(request.parts)
     if same:
-        meta['warnings'].append(f'{same[0]} and {same[1]}, which are for different splits, are the same file')
+        meta['notes'].append(f'warning: {same[0]} and {same[1]}, for different splits, are the same file')
     return storage.write(new, request.name, request.open_sources(meta), meta, in_float64)
 
 

@@ -73,6 +73,6 @@ def repeated_rows(keys, split):
         given = keys[split == code]
         n = int(np.isin(given, learned).sum())
         if n:
-            sentences.append(f'{n:,} of {len(given):,} {name} rows have the inputs of a training row: '
-                             'a score on them says little about new rows')
+            sentences.append(f'warning: {n:,} of {len(given):,} {name} rows have the inputs of a training '
+                             'row: a score on them says little about new rows')
     return sentences

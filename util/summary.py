@@ -13,8 +13,8 @@ def summary(dataset):
     if meta.get('distinct', meta['rows']) < meta['rows']:
         lines.append(f'different rows, by their inputs: {meta["distinct"]:,}')
     lines += [f'left out: {n:,} {reason}' for reason, n in meta['left_out'].items()]
-    lines += [f'note: {note}' for note in meta['notes']]
-    lines += [f'warning: {warning}' for warning in meta['warnings']]
+    for note in meta['notes']:
+        lines.append(note if note.startswith('warning: ') else f'note: {note}')
     if dataset.is_bytes:
         lines += describe_bytes(dataset)
     elif dataset.is_images:
