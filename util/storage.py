@@ -210,12 +210,13 @@ class FolderWriter:
         """Look for rows that are there twice. keys.bin stays if splits can be drawn by the inputs."""
         keys = np.fromfile(self.folder / 'keys.bin', np.uint64)
         self.meta['distinct'] = len(np.unique(keys))
-        self.meta['notes'] += repeated_rows(keys, split)
+        notes = self.meta['notes']
+        notes += repeated_rows(keys, split)
         keys = keys[(split == DRAW) | (split == DRAW_VAL)]
         if too_few_inputs(keys):
-            self.meta['notes'].append(
-                f'warning: {len(keys):,} rows have only {len(np.unique(keys)):,} different inputs, so splits are '
-                'drawn row by row, and share inputs: --split_column=NAME says which rows are for what')
+            n_inputs = len(np.unique(keys))
+            notes.append(f'warning: {len(keys):,} rows have only {n_inputs:,} different inputs, so splits are '
+                         'drawn row by row, and share inputs: --split_column=NAME says which rows are for what')
             del self.files['keys.bin']
             (self.folder / 'keys.bin').unlink()
 
