@@ -11,36 +11,12 @@ import torch
 import data
 from configurator import defaults_of
 from data import CLS, PAD, SEP, epoch_batches, open_dataset
-from util import checks, tasks
-from util.checks import check_norm
-from util.errors import UserError
-from util.metrics import METRICS
 from util.scaling import fit_norm, normalise
-from util.tasks import infer_task, score
 
 
 def opened(tmp_path, dataset, **knobs):
     usual = dict(val_share=0.2, test_share=0.2, data_dir=str(tmp_path / 'datasets'))
     return open_dataset(str(dataset), **{**usual, **knobs})
-
-
-def test_a_crafted_scale_is_refused(tmp_path):
-    np.savetxt(tmp_path / 'a.csv', np.random.default_rng(0).normal(size=(50, 3)), delimiter=',', header='a,b,c', comments='')
-    d = opened(tmp_path, tmp_path / 'a.csv')
-    for kind in ('standard', 'quantile', 'none'):
-        norm = fit_norm(d, d.rows('train'), kind)
-        check_norm(d, dict(norm=norm, columns=['a', 'b', 'c']))
-        for k in norm.keys() - {'kind'}:
-            for bad in (norm[k] * torch.nan, norm[k][..., :2, :], 3, None, {}):
-                with pytest.raises(UserError, match='damaged'):
-                    check_norm(d, dict(norm={**norm, k: bad}))
-    for bad in (dict(norm={'kind': 'max'}), dict(norm=3), dict(norm={'kind': 'none'}, columns=[2]), dict(norm=norm, columns=[1, 'b']),
-                dict(norm=norm, columns=5)):
-        with pytest.raises(UserError, match='damaged'):
-            check_norm(d, bad)
-    standard = fit_norm(d, d.rows('train'), 'standard')
-    with pytest.raises(UserError, match='damaged'):
-        check_norm(d, dict(norm={**standard, 'std': standard['std'] * 0}))
 
 
 # ---- batches
@@ -168,142 +144,6 @@ def test_a_table_kept_on_the_device_gives_the_same_batches(tmp_path, monkeypatch
 
 
 # ---- metrics
-
-@pytest.mark.parametrize('seed', range(5))
-def test_metrics_are_those_of_scikit_learn_and_scipy(seed):
-    sk = pytest.importorskip('sklearn.metrics', reason='scikit-learn is the oracle of the metrics')
-    stats = pytest.importorskip('scipy.stats', reason='scipy is the oracle of Spearman')
-    rng = np.random.default_rng(seed)
-    y, p = rng.integers(0, 2, 200), np.round(rng.normal(size=200), 1)  # with ties
-    assert np.isclose(METRICS['roc_auc'][0](y, p), sk.roc_auc_score(y, p))
-    assert np.isclose(METRICS['f1'][0](y, p), sk.f1_score(y, p > 0))
-    assert np.isclose(METRICS['accuracy'][0](y, p), sk.accuracy_score(y, p > 0))
-    many, logits = rng.integers(0, 4, 200), rng.normal(size=(200, 4))
-    assert np.isclose(METRICS['accuracy'][0](many, logits), sk.accuracy_score(many, logits.argmax(1)))
-    t = np.round(rng.normal(size=200), 1)
-    assert np.isclose(METRICS['rmse'][0](t, p), sk.mean_squared_error(t, p) ** 0.5)
-    assert np.isclose(METRICS['spearman'][0](t, p), stats.spearmanr(t, p).statistic)
-    assert np.isclose(METRICS['mae'][0](t, p), sk.mean_absolute_error(t, p))
-    assert np.isclose(METRICS['r2'][0](t, p), sk.r2_score(t, p))
-    assert np.isclose(METRICS['log_loss'][0](y, p), sk.log_loss(y, 1 / (1 + np.exp(-p))))
-    share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert np.isclose(METRICS['log_loss'][0](many, logits), sk.log_loss(many, share))
-    logits[:, 2] -= 9  # a class that is never answered
-    assert np.isclose(METRICS['macro_f1'][0](many, logits), sk.f1_score(many, logits.argmax(1), average='macro'))
-
-
-def test_metrics_at_the_edges():
-    assert METRICS['spearman'][0](np.arange(3), np.zeros(3)) == 0 and METRICS['f1'][0](np.zeros(3), -np.ones(3)) == 0
-    with pytest.raises(UserError, match='both classes'):
-        METRICS['roc_auc'][0](np.ones(3), np.arange(3.0))
-
-
-@pytest.mark.parametrize('metric', METRICS)
-def test_a_good_prediction_has_more_merit_than_a_bad_one(metric):
-    """Of every metric and each of its targets: a wrong direction would keep the worst checkpoint."""
-    from util.tasks import selection_score
-    function, targets, _ = METRICS[metric]
-    for target in targets:
-        y = np.array([0, 1, 0, 1, 1]) if target != 'regression' else np.array([0.5, 1.0, 2.5, 3.0, 5.0])
-        good = np.eye(2)[y] if target == 'multiclass' else y - 0.4
-        bad = good[:, ::-1] if target == 'multiclass' else -good
-        task = dict(metric=metric)
-        assert selection_score(task, function(y, good)) > selection_score(task, function(y, bad))
-
-
-def test_score_goes_back_to_the_labels_units():
-    p = np.array([[0.0], [1.0]])
-    assert score(dict(target='regression', metric='rmse', mean=10.0, std=2.0), [10.0, 12.0], p) == 0
-    pets = dict(target='binary', metric='accuracy', classes=['cat', 'dog'])
-    assert score(pets, ['cat', 'dog'], p) == 1
-    with pytest.raises(UserError, match="'bird'"):
-        score(pets, ['cat', 'bird'], p)
-
-
-def test_all_scores_of_one_pass():
-    p, labels = np.array([[2.0], [-1.0], [0.5]]), ['dog', 'cat', 'cat']
-    task = dict(target='binary', metric='f1', classes=['cat', 'dog'])
-    values = tasks.scores(task, labels, p)
-    assert [*values] == ['f1', 'accuracy', 'log_loss', 'roc_auc', 'matthews'] and values['accuracy'] == 2 / 3
-    assert 'roc_auc' not in tasks.scores(task, ['dog'] * 3, p)  # which needs both classes
-    task = dict(target='regression', metric='r2', classes=None, mean=1.0, std=2.0)
-    assert tasks.scores(task, [5.0, -1.0, 2.0], p) == dict(r2=1.0, rmse=0.0, mae=0.0, spearman=1.0)
-
-
-def test_answers_are_probabilities_or_in_the_labels_units():
-    p = np.array([[1.0], [-2.0]])
-    task = dict(target='binary', metric='accuracy', classes=['a', 'b'])
-    np.testing.assert_allclose(tasks.to_predictions(task, p)[:, 1], 1 / (1 + np.exp(-p[:, 0])))
-    p = np.log([[0.2, 0.3, 0.5]]) + 700
-    np.testing.assert_allclose(tasks.to_predictions(dict(task, target='multiclass'), p), [[0.2, 0.3, 0.5]])
-    assert tasks.to_predictions(dict(target='regression', mean=10.0, std=2.0), np.array([[1.5]])).tolist() == [13.0]
-
-
-@pytest.mark.parametrize('target, y, want', [
-    ('binary', [0, 1, 1, 1], 0.75), ('multiclass', [2, 2, 0, 1], 0.5), ('regression', [1.0, 3.0, 5.0], np.sqrt(8 / 3))])
-def test_a_model_that_knows_the_labels_alone(target, y, want):
-    task = dict(target=target, metric='rmse' if target == 'regression' else 'accuracy', classes=[0.0, 1.0, 2.0])
-    task.update(classes=task['classes'][:2] if target == 'binary' else task['classes'], mean=3.0, std=9.0)
-    p = tasks.baseline_logits(task, np.array(y), len(y))
-    assert np.isclose(score(task, [float(v) for v in y], p), want) and tasks.all_alike(task, p)
-    p[0] += 5 * (np.arange(p.shape[1]) == 0) * (-1 if target == 'binary' else 1)
-    assert not tasks.all_alike(task, p)
-
-
-def test_labels_that_cannot_be_learned(tmp_path):
-    """One class is nothing to learn; rows are counted, and not their distinct labels."""
-    def settle(labels, splits='train ' * 6 + 'val ' * 2 + 'test', target=None):
-        rows = zip(labels.split(), splits.split())
-        (tmp_path / 'a.csv').write_text('x,y,s\n' + ''.join(f'{i},{y},{s}\n' for i, (y, s) in enumerate(rows)))
-        d = opened(tmp_path, tmp_path / 'a.csv', label_column='y', split_column='s')
-        with pytest.raises(UserError) as error:
-            infer_task(d, target, None)
-        return str(error.value)
-    for target in (None, 'binary', 'multiclass', 'regression'):
-        assert "all 6 training labels of a are 'cat': there is nothing to learn" in settle('cat ' * 9, target=target)
-    said = settle('cat dog cat dog cat dog emu emu fox')
-    assert "2 rows have labels outside the classes to learn, 'emu' for one" in said
-
-
-def checkpoint_of(columns, norm=None, **more):
-    return dict(model_args=dict(d_raw=1, seq_len=len(columns)), columns=columns, norm=norm, **more)
-
-
-def test_columns_are_compared_by_name_and_nameless_ones_by_their_values(tmp_path):
-    rng = np.random.default_rng(0)
-    x = rng.normal([0, 50, 3], [1, 3, 9], size=(500, 3))
-    np.savetxt(tmp_path / 'a.csv', x, delimiter=',', header='a,b,c', comments='')
-    np.save(tmp_path / 'x.npy', x)
-    np.save(tmp_path / 'reversed.npy', x[:, ::-1])
-    np.save(tmp_path / 'grams.npy', x * [1, 1000, 1])
-    named = opened(tmp_path, tmp_path / 'a.csv')
-    norm = fit_norm(named, named.rows('train'), 'standard')
-    assert checks.check_fits(named, checkpoint_of([*'abc'], norm)) == ''
-    for columns, word in (('cba', 'another order'), ('abd', "'c' for 'd' at place 3"), ('xyz', 'other columns')):
-        with pytest.raises(UserError, match=word):
-            checks.check_fits(named, checkpoint_of([*columns], norm))
-    with pytest.raises(UserError, match="texts of column 'a'"):
-        checks.check_fits(named, checkpoint_of([*'abc'], norm, categories={'a': {'red': 0}}))
-    for kind in ('standard', 'quantile'):
-        known = checkpoint_of([*'abc'], fit_norm(named, named.rows('train'), kind))
-        for name, word in (('x', ''), ('reversed', "column 'c"), ('grams', "column 'c1'")):
-            said = checks.check_fits(opened(tmp_path, tmp_path / f'{name}.npy'), known)
-            assert word in said and bool(word) == bool(said)
-
-
-@pytest.mark.parametrize('labels, target, metric', [
-    ('0 1 1 0', 'binary', 'accuracy'), ('cat dog cat dog', 'binary', 'accuracy'), ('3 7 7 3', 'binary', 'accuracy'),
-    ('a b c a', 'multiclass', 'accuracy'), ('1 2 5 5', 'multiclass', 'accuracy'), ('1 2 2.5 1', 'regression', 'rmse'),
-    (' '.join(map(str, range(21))), 'regression', 'rmse')])
-def test_a_files_target_is_guessed_and_said(tmp_path, labels, target, metric):
-    labels = labels.split() * 4
-    (tmp_path / 'a.csv').write_text('x,y\n' + ''.join(f'{i},{v}\n' for i, v in enumerate(labels)))
-    d = opened(tmp_path, tmp_path / 'a.csv', label_column='y', val_share=0, test_share=0)
-    task, rows, note = infer_task(d, None, None, ('train',))
-    assert (task['target'], task['metric']) == (target, metric) and len(rows['train']) == len(labels)
-    assert f'target: {target}, as the labels have {len(set(labels))} values' in note
-    assert infer_task(d, target, metric, ('train',))[2] == ''  # said by the user: nothing to say
-
 
 def test_none_means_the_default(tmp_path):
     (tmp_path / 'a.txt').write_text('\n'.join(f'{i:04}' for i in range(2000)))

@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 import pytest
+from reading import counts, sequences
 from test_data import opened
-from test_prepare import counts, sequences
 
 from util.splits import too_few_inputs
 

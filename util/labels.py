@@ -5,11 +5,8 @@ import re
 
 import numpy as np
 
-from util.errors import fail
 from util.tables import number
 
-MANY_VALUES = 20  # more different numbers than that are no classes
-MOST_MISTAKES = 0.05  # the share of texts among numbers up to which the texts are taken for mistakes
 INTEGER = re.compile(r'[+-]?[0-9]+')
 
 
@@ -64,21 +61,23 @@ def spelled_number(label):
 
 
 def notes_on_numbers(stated, code_of, codes, counts):
-    """A note if some labels are text and most are numbers. Fails if the texts look like mistakes."""
-    texts = [label for label, value in stated.items() if value is None]
-    numbers = {value for value in stated.values() if value is not None and not math.isnan(value)}
-    n_rows = sum(counts[code_of[label]] for label in stated)
-    n_text = sum(counts[code_of[label]] for label in texts)
-    if not numbers or 2 * n_text >= n_rows:
+    """A note if some labels are text and most are numbers: the texts may be mistakes."""
+    texts = []
+    n_texts = 0  # rows
+    n_numbers = 0
+    for label, value in stated.items():
+        if value is None:
+            texts.append(label)
+            n_texts += counts[code_of[label]]
+        elif not math.isnan(value):
+            n_numbers += counts[code_of[label]]
+    if n_texts >= n_numbers:
         return []
     row = int(np.argmax(codes == code_of[texts[0]])) + 1
-    culprit = f'most labels are numbers, but that of row {row:,} (the header not counted) is {texts[0]!r}'
+    note = f'most labels are numbers, but that of row {row:,} is {texts[0]!r}'
     if len(texts) > 1:
-        culprit += f', and {len(texts) - 1:,} other labels are text too'
-    are_measured = len(numbers) > MANY_VALUES or any(value % 1 for value in numbers)
-    if are_measured and n_text <= MOST_MISTAKES * n_rows:
-        fail(f'{culprit}: write a number there, or nothing if the row has no label')
-    return [f'{culprit}: all labels are read as names of classes']
+        note += f', and {len(texts) - 1:,} other labels are text too'
+    return [f'{note}: all labels are read as names of classes']
 
 
 def notes_on_na(stated, code_of, counts):
