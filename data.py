@@ -9,16 +9,8 @@ Stage 0, and the loaders: a data set's name, or a file -> a prepared folder -> b
     d = open_dataset('collider')
     x, valid = d.batch(d.rows('train')[:8])
 
-Preparation (util/prepare.py) makes a folder once, of flat files, which are mapped into memory here:
-
-    meta.json     kind ('bytes', 'floats' or 'images'), counts, column names, what was left out and why
-    x.bin         bytes: all sequences end to end (uint8), or floats: (rows, n, d_raw) float32 (float64 where float32
-                  would make values equal), or images: (rows, S, S, 3) uint8, S a seventh larger than image_size
-    offsets.bin   bytes only: sequence i is x[offsets[i]:offsets[i + 1]], int64
-    firsts.bin    pairs only: the length of the first of the two, int64
-    y.bin         float64 label of each row, NaN where it has none; text labels are numbered in sorted order
-    split.bin     int8 of each row: 0 train, 1 val, 2 test; 3 and 4: drawn by the shares when the folder is opened
-    keys.bin      a user's file: uint64, a hash of the inputs of each row, by which those are drawn
+Preparation (util/prepare.py) makes a folder once, of flat files (util/storage.py says which). They are mapped
+into memory here.
 """
 
 import itertools
@@ -48,7 +40,7 @@ from util.summary import summary
 from util.tables import TABLES
 
 # -----------------------------------------------------------------------------
-# data; None = what a checkpoint's own run had, if the stage has a checkpoint of the same data, else what is said here
+# data; None = as the checkpoint's own data were read; where there is no checkpoint, as it is said here
 dataset: str | None = None  # a name that `python data.py` lists, a file of yours, or a folder of images
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # tables: a text column, or numbers 'a,b,c'; None = all but the label. npz: 'X'
@@ -76,7 +68,7 @@ TOKENS = 2 ** 16  # in a batch that a GPU scores, or more if batch_size has more
 # open a data set
 
 def open_dataset(dataset: str, **knobs) -> 'Dataset':
-    """The data set of this name, file or folder, prepared if need be. knobs: those above; None = the default."""
+    """A data set by its name, file or folder, prepared if need be. knobs: those above, None = the default."""
     settings = {**PREPARE_KNOBS, 'dataset': dataset}
     for name, value in knobs.items():
         if value is not None:
@@ -101,11 +93,11 @@ def open_data(config: dict, run, checkpoint: dict | None = None) -> tuple['Datas
         model = checkpoint['model_args']
         seq_len = fit_to_checkpoint(dataset, checkpoint, config, knobs, run)
     if dataset.n_cut:
-        print0(run, f'{dataset.n_cut:,} of {len(dataset.y):,} sequences have more than {dataset.max_len} tokens '
-                    'and lose their end')
+        print0(run, f'{dataset.n_cut:,} of {len(dataset.y):,} sequences have more than {dataset.max_len} '
+                    'tokens and lose their end')
     if dataset.is_bytes and run.device.type == 'cuda':
-        # cuDNN plans attention anew for each width, in tens of milliseconds or more. A Perceiver gets few widths, as
-        # padding costs only its first layer and its decoder. A Transformer takes other kernels.
+        # cuDNN plans attention anew for each width, in tens of milliseconds or more. A Perceiver gets few
+        # widths, as padding costs only its first layer and its decoder. A Transformer takes other kernels.
         if model.get('n_latent'):
             dataset.width_step = 32
         else:
@@ -117,33 +109,26 @@ def data_knobs(config: dict, checkpoint: dict | None = None) -> dict:
     """
     The knobs that open a stage's data set: its own, and where they are None those of the run that made the
     checkpoint, if it is the same data set, else the defaults.
-
-    Another table is read by the column names that the checkpoint knows, so it may have more columns, in any order.
     """
     own = checkpoint['config'] if checkpoint else {}
     is_same = config['dataset'] in (None, own.get('dataset'))
-    ending = file_format(config['dataset'] or '')
-    carried = ['image_size']  # knobs that another data set takes over too
-    if ending == '.txt':
-        carried.append('window')
-    if ending in TABLES:
-        carried.append('missing')
-    knobs = {}
-    for name, default in PREPARE_KNOBS.items():
+    carried = PREPARE_KNOBS if is_same else carried_knobs(config['dataset'])
+    knobs = dict(PREPARE_KNOBS)
+    for name in knobs:
         if config[name] is not None:
             knobs[name] = config[name]
-        elif (is_same or name in carried) and own.get(name) is not None:
+        elif name in carried and own.get(name) is not None:
             knobs[name] = own[name]
-        else:
-            knobs[name] = default
     if checkpoint is None:
         return knobs
-    if not is_same and ending in TABLES and not knobs['input_column']:
+
+    if not is_same and file_format(knobs['dataset']) in TABLES and not knobs['input_column']:
+        # by the column names that the checkpoint knows: another table may have more columns, in any order
         is_floats = checkpoint['model_args']['d_raw']
         knobs['input_column'] = checkpoint.get('columns') if is_floats else own.get('input_column')
-    knobs['categories'] = checkpoint.get('categories') or None
-    norm = checkpoint.get('norm')
-    knobs['x_type'] = norm.get('x_type') if isinstance(norm, dict) else None
+    knobs['categories'] = checkpoint.get('categories') or None  # how texts among numbers are numbered
+    if isinstance(checkpoint.get('norm'), dict):
+        knobs['x_type'] = checkpoint['norm'].get('x_type')  # float64 if float32 would lose digits
     return knobs
 
 
@@ -154,18 +139,31 @@ def settle_knobs(config: dict, checkpoint: dict | None = None):
             config[name] = value
 
 
+def carried_knobs(dataset: str) -> list[str]:
+    """The knobs of a checkpoint's run that are right for another data set too."""
+    carried = ['image_size']
+    if file_format(dataset) == '.txt':
+        carried.append('window')
+    if file_format(dataset) in TABLES:
+        carried.append('missing')
+    return carried
+
+
 def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs: dict, run) -> int:
     """Give the data set the checkpoint's scale and lengths, and tell what has changed since. -> seq_len"""
     own = checkpoint['config']
     changed = []
     for name in ('val_share', 'test_share', 'split_seed'):
-        if own.get(name) not in (None, knobs[name]):
-            changed.append(f'{name} {own[name]} (now {knobs[name]})')
+        old = own.get(name, knobs[name])
+        if old is None:
+            old = PREPARE_KNOBS[name]
+        if old != knobs[name]:
+            changed.append(f'{name} {old} (now {knobs[name]})')
     if not dataset.same_as(checkpoint.get('data', dataset.fingerprint)):
         changed.append(f'other contents of {dataset.name}')
     if changed and own.get('dataset') == knobs['dataset']:
-        warn(run, f'the checkpoint was trained with {", ".join(changed)}: rows that it learned from may be validation '
-                  'or test rows now')
+        warn(run, f'the checkpoint was trained with {", ".join(changed)}: rows that it learned from may be '
+                  'validation or test rows now')
     warn(run, check_fits(dataset, checkpoint))
     dataset.norm = checkpoint['norm']
     if not dataset.norm:
@@ -175,7 +173,8 @@ def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs:
     max_len = own.get('max_len') or seq_len
     new_max_len = config.get('max_len') or own.get('max_len')
     if dataset.is_bytes and new_max_len and new_max_len != max_len:
-        print0(run, f'the checkpoint was trained on up to {max_len} tokens a row, here it is up to {new_max_len}')
+        print0(run, f'the checkpoint was trained on up to {max_len} tokens a row, here they are up to '
+                    f'{new_max_len}')
     return dataset.set_lengths(seq_len, new_max_len)
 
 
@@ -264,7 +263,7 @@ class Dataset:
         return labels
 
     def row_names(self, file: str) -> Iterable:
-        """What tells the rows of a file apart of which nothing was left out: numbers from 1, or names of images."""
+        """Names for the rows of a file of which nothing was left out: numbers from 1, or names of images."""
         if not self.is_images:
             return range(1, len(self.y) + 1)
         images, _, _ = image_files(os.path.expanduser(file))
@@ -284,7 +283,8 @@ class Dataset:
             seq_len = max_len or round_up(int(lengths.max()), 16)
         self.max_len = max_len or seq_len
         if not 3 <= self.max_len <= seq_len:
-            fail(f'max_len={self.max_len} must leave a byte between CLS and SEP, and not pass seq_len={seq_len}')
+            fail(f'max_len={self.max_len} must leave a byte between CLS and SEP, and must not be more than '
+                 f'seq_len={seq_len}')
         self.n_cut = int((lengths > self.max_len).sum())
         return seq_len
 
@@ -300,9 +300,10 @@ class Dataset:
 
     def width(self, rows: np.ndarray) -> int:
         """
-        The width that a batch of these rows is padded to: its longest row's, or the next multiple of width_step. That
-        is 1 but where few widths are worth it (open_data): a multiple of 16 would make one place in seven of a SMILES
-        batch padding, and save torch.compile nothing, as one program takes any width.
+        The width that a batch of these rows is padded to: its longest row's, or the next multiple of
+        width_step. That is 1 but where few widths are worth it (open_data): a multiple of 16 would make one
+        place in seven of a SMILES batch padding, and save torch.compile nothing, as one program takes any
+        width.
         """
         width = round_up(int(self.lengths(rows).max()), self.width_step)
         return min(width, self.max_len or width)
@@ -313,9 +314,9 @@ class Dataset:
         """
         rows (B,) -> x, valid. `inputs` makes of x what the model reads.
 
-        Bytes: x (B, width) int64 ids CLS bytes SEP PAD.., valid (B, width) bool, False = PAD; None where no row has
-        any. Floats: x (B, n, d_raw) float32, scaled by self.norm, valid None; or the (B,) rows themselves, if
-        `keep_on` has them on the device. Images: x (B, S, S, 3) uint8, valid None.
+        Bytes: x (B, width) int64 ids CLS bytes SEP PAD.., valid (B, width) bool, False = PAD; None where no row
+        has any. Floats: x (B, n, d_raw) float32, scaled by self.norm, valid None; or the (B,) rows themselves,
+        if `keep_on` has them on the device. Images: x (B, S, S, 3) uint8, valid None.
         """
         if self.is_images:
             return torch.from_numpy(self.x[rows]), None
@@ -369,10 +370,11 @@ class Dataset:
         """
         What the model reads, made on the device from the x of `batch`.
 
-        Bytes and floats are that already; the rows (B,) of a table kept there are looked up. Images (B, S, S, 3) uint8
-        -> (B, image_size**2, 3) float32, scaled by self.norm: the central square, or, with a scale, random crops of
-        that share of the area, half of them mirrored. `change` is a function of the pictures (B, 3, image_size,
-        image_size) in [0, 1], called before they are scaled. Randomness: torch's global generators.
+        Bytes and floats are that already; the rows (B,) of a table kept there are looked up. Images (B, S, S,
+        3) uint8 -> (B, image_size**2, 3) float32, scaled by self.norm: the central square, or, with a scale,
+        random crops of that share of the area, half of them mirrored. `change` is a function of the pictures
+        (B, 3, image_size, image_size) in [0, 1], called before they are scaled. Randomness: torch's global
+        generators.
         """
         if not self.is_images:
             return self.table[x] if x.ndim == 1 else x
@@ -421,15 +423,15 @@ def epoch_batches(dataset: Dataset, rows: np.ndarray, batch_size: int, seed: int
     """
     One epoch in random order: (n_batch, batch_size) row numbers.
 
-    A pure function of (seed, epoch): every rank computes the same, and a resumed run finds its place in it. Rows that
-    do not fill a last batch are left for another epoch.
+    A pure function of (seed, epoch): every rank computes the same, and a resumed run finds its place in it.
+    Rows that do not fill a last batch are left for another epoch.
     """
     rng = np.random.default_rng([seed, epoch])
     n_batch = len(rows) // batch_size
     order = rng.permutation(rows)[:n_batch * batch_size]
     if dataset.is_bytes:
-        # rows of alike length share a batch, so that little is padding: sort inside pools of 64 batches, then shuffle
-        # the batches
+        # rows of alike length share a batch, so that little is padding: sort inside pools of 64 batches, then
+        # shuffle the batches
         pools = []
         for at in range(0, len(order), 64 * batch_size):
             pool = order[at:at + 64 * batch_size]
@@ -438,11 +440,11 @@ def epoch_batches(dataset: Dataset, rows: np.ndarray, batch_size: int, seed: int
     return rng.permutation(order.reshape(n_batch, batch_size))
 
 
-def micro_batches(dataset: Dataset, rows: np.ndarray, batch_size: int, accumulation: int, seed: int, step: int, run,
-                  labels: Tensor | None = None) -> Iterator[tuple]:
+def micro_batches(dataset: Dataset, rows: np.ndarray, batch_size: int, accumulation: int, seed: int, step: int,
+                  run, labels: Tensor | None = None) -> Iterator[tuple]:
     """
-    Endless micro-batches of this rank from optimiser step `step` on: (x, valid, labels or None, the rows of the whole
-    step), on the device. labels: (N,), of all rows of the data set.
+    Endless micro-batches of this rank from optimiser step `step` on: (x, valid, labels or None, the rows of the
+    whole step), on the device. labels: (N,), of all rows of the data set.
     """
     dataset.keep_on(run.device, rows)
     dealt = deal(dataset, rows, batch_size, accumulation, seed, step, run)
@@ -459,8 +461,8 @@ def micro_batches(dataset: Dataset, rows: np.ndarray, batch_size: int, accumulat
 def deal(dataset: Dataset, rows: np.ndarray, batch_size: int, accumulation: int, seed: int, step: int,
          run) -> Iterator[tuple]:
     """
-    Endless micro-batches of this rank from step `step` on: (its rows, the rows of the whole step). A step's rows are
-    dealt out in turn among ranks and accumulation, so that all share one width.
+    Endless micro-batches of this rank from step `step` on: (its rows, the rows of the whole step). A step's
+    rows are dealt out in turn among ranks and accumulation, so that all share one width.
     """
     n_micro = accumulation * run.world
     steps_per_epoch = len(rows) // batch_size
@@ -474,8 +476,9 @@ def deal(dataset: Dataset, rows: np.ndarray, batch_size: int, accumulation: int,
 
 def scoring(dataset: Dataset, rows: np.ndarray, batch_size: int, run) -> Iterator[tuple]:
     """
-    All rows once, for scoring, on the device: (batch number, places of its rows in `rows`, x, valid). Rows of alike
-    length share a batch, the longest first, so that a lack of memory shows early. Ranks take the batches in turn.
+    All rows once, for scoring, on the device: (batch number, places of its rows in `rows`, x, valid). Rows of
+    alike length share a batch, the longest first, so that a lack of memory shows early. Ranks take the batches
+    in turn.
     """
     dataset.keep_on(run.device, rows)
     lengths = dataset.lengths(rows)

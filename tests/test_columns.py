@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from reading import noted
+from test_data import opened
 
 from util.columns import Columns
 
@@ -52,3 +54,13 @@ def test_offsets_that_dwarf_the_spread(x, beyond):
 def test_a_column_far_from_zero_has_no_values_far_from_its_mean():
     """By E[x^2] - mean^2 its deviation would be 0, and each value far off."""
     assert not any('deviations' in note for note in statistics(np.arange(1.7e9, 1.7e9 + 600)).notes(['t']))
+
+
+def test_values_far_from_all_others_are_said(tmp_path):
+    x = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
+    x[7, 1], x[8, 2] = 1e30, 5
+    np.save(tmp_path / 'a.npy', x)
+    note, = opened(tmp_path, tmp_path / 'a.npy').meta['notes']
+    assert 'up to 31.6 standard deviations from the mean' in note and note.endswith('--norm=quantile: c1')
+    np.save(tmp_path / 'b.npy', x[10:])
+    assert not noted(opened(tmp_path, tmp_path / 'b.npy'))

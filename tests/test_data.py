@@ -197,7 +197,10 @@ def test_lengths_that_differ_from_the_checkpoints_are_told(tmp_path, capsys):
     same, seq_len = data.open_data(config, run, checkpoint)
     assert (same.max_len, seq_len) == (50, 64) and 'trained on up to' not in capsys.readouterr().out
     data.open_data({**config, 'max_len': 60}, run, checkpoint)
-    assert 'trained on up to 50 tokens a row, here it is up to 60' in capsys.readouterr().out
+    assert 'trained on up to 50 tokens a row, here they are up to 60' in capsys.readouterr().out
+    for own, told in ((0.2, False), (0.1, True), (None, True)):
+        data.open_data(config, run, {**checkpoint, 'config': {**checkpoint['config'], 'val_share': own}})
+        assert (f'warning: the checkpoint was trained with val_share {own or 0.02} (now 0.2)' in capsys.readouterr().out) == told
     data.open_data(config, run, {**checkpoint, 'data': 'x.bin 00000000'})
     assert 'warning: the checkpoint was trained with other contents of a' in capsys.readouterr().out
 

@@ -8,8 +8,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from reading import counts, fails
 from test_data import opened
-from test_prepare import counts, fails
 
 from util import images
 from util.splits import DRAW_VAL

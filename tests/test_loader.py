@@ -20,7 +20,7 @@ CPU = SimpleNamespace(rank=0, world=1, device=torch.device('cpu'))
 
 @pytest.fixture(params=[0, 2])
 def workers(request, monkeypatch):
-    monkeypatch.setattr(loader, 'workers_for', lambda dataset, device: request.param)
+    monkeypatch.setattr(loader, 'workers_for', lambda dataset, index, device: request.param)
     return request.param
 
 
@@ -57,11 +57,14 @@ def test_order_and_numbers(tmp_path, workers, kind):
 def test_scoring(tmp_path, workers):
     d = text_data(tmp_path)
     rows = d.rows('val')
+    n = 0
     for i, places, x, valid in data.scoring(d, rows, 7, CPU):
+        assert i == n
+        n += 1
         want_x, want_valid = d.batch(rows[places.numpy()])
         assert torch.equal(x, want_x) and (valid is None) == (want_valid is None)
         assert valid is None or torch.equal(valid, want_valid)
-    assert i == (len(rows) - 1) // 7
+    assert n == (len(rows) - 1) // 7 + 1
 
 
 def test_the_global_generator_is_left_alone(tmp_path, workers):
@@ -87,7 +90,7 @@ def test_an_error_is_the_same_line_in_a_worker(tmp_path, workers, monkeypatch):
 
 def test_a_worker_that_is_killed_is_one_line(tmp_path, monkeypatch):
     d = text_data(tmp_path)
-    monkeypatch.setattr(loader, 'workers_for', lambda dataset, device: 1)
+    monkeypatch.setattr(loader, 'workers_for', lambda dataset, index, device: 1)
     monkeypatch.setattr(d, 'batch', lambda rows, width=None: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError) as error:
         next(data.micro_batches(d, d.rows('train'), 32, 1, 0, 0, CPU))
@@ -98,7 +101,7 @@ def test_signals_to_the_process_group_leave_workers_alive(tmp_path, monkeypatch)
     """Ctrl-C reaches all processes of a terminal, but a run needs its workers until its last step."""
     groups = []
     d = text_data(tmp_path)
-    monkeypatch.setattr(loader, 'workers_for', lambda dataset, device: 1)
+    monkeypatch.setattr(loader, 'workers_for', lambda dataset, index, device: 1)
     monkeypatch.setattr(d, 'batch', lambda rows, width=None: (torch.tensor([os.getpid(), os.getpgrp()]), None))
     batches = data.micro_batches(d, d.rows('train'), 32, 1, 0, 0, CPU)
     groups = next(batches)[0].tolist()
@@ -111,12 +114,30 @@ def test_signals_to_the_process_group_leave_workers_alive(tmp_path, monkeypatch)
     pytest.fail('the worker lives on')
 
 
+def test_on_cuda_batches_are_pinned_and_copied_without_waiting(tmp_path, monkeypatch):
+    """There is no GPU here: DataLoader and the copy are stood in for."""
+    told, copied = {}, []
+
+    def stand_in(batches, sampler, **options):
+        told.update(options)
+        return [batches[item] for item in sampler]
+    monkeypatch.setattr(loader, 'DataLoader', stand_in)
+    monkeypatch.setattr(torch.Tensor, 'to', lambda t, device, **options: copied.append((device, options)) or t)
+    d = text_data(tmp_path)
+    (x, valid, extra), = loader.load(d, iter([(d.rows('val')[:4], None, np.arange(4))]), 'cuda:0')
+    assert len(x) == 4 and valid is not None and extra.tolist() == [0, 1, 2, 3]
+    assert told['pin_memory'] and told['num_workers'] == loader.N_WORKERS and told['multiprocessing_context'] == 'fork'
+    assert copied == [('cuda:0', {'non_blocking': True})] * 3
+
+
 def test_who_reads_batches(tmp_path):
-    """Processes for a GPU, unless the whole table lies there."""
+    """Processes for a GPU, unless there are few batches, or the whole table lies there."""
     d = table(tmp_path, 30)
-    assert loader.workers_for(d, 'cpu') == 0 and loader.workers_for(d, 'cuda:1') == loader.N_WORKERS
+    endless, few, many = iter([]), [None] * 5, [None] * 50
+    assert [loader.workers_for(d, index, 'cuda:1') for index in (endless, few, many)] == [2, 0, 2]
+    assert [loader.workers_for(d, index, 'cpu') for index in (endless, few, many)] == [0, 0, 0]
     d.table = torch.zeros(1)
-    assert loader.workers_for(d, 'cuda') == 0
+    assert loader.workers_for(d, endless, 'cuda') == 0
 
 
 def test_images_come_as_they_are(tmp_path, workers):

@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 import pytest
+from reading import counts, sequences
 from test_data import opened
-from test_prepare import counts, sequences
 
 from util.splits import too_few_inputs
 
@@ -86,7 +86,7 @@ def test_different_rows_are_split_by_their_inputs(tmp_path):
     for name, x in (('few', few), ('twice', twice)):
         np.save(tmp_path / f'{name}.npy', x)
         d = opened(tmp_path, tmp_path / f'{name}.npy')
-        assert (d.folder / 'keys.bin').exists() and not d.meta['warnings']
+        assert (d.folder / 'keys.bin').exists() and not d.meta['notes']
     assert (d.split[::2] == d.split[1::2]).all() and d.meta['distinct'] == 500
 
 
@@ -116,6 +116,6 @@ def test_a_test_file_that_is_the_training_file_is_told(tmp_path, run):
         (tmp_path / f'{name}.csv').write_text(text)
     (tmp_path / 'new.csv').write_text('a,b,c\n1,2,3\n4,5,6\n')
     out = run('data.py', 'train.csv', '--test_file=test.csv').stdout
-    assert 'warning: train.csv and test.csv are the same file' in out
+    assert 'warning: train.csv and test.csv, for different splits, are the same file' in out
     assert 'warning: 40 of 40 test rows have the inputs of a training row' in out
     assert 'warning' not in run('data.py', 'train.csv', '--test_file=new.csv').stdout

@@ -1,14 +1,15 @@
 """util/storage.py: the files of a prepared folder, and what tells whether data are the same."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
+from reading import fails, noted
 from test_data import opened
-from test_prepare import fails
 
-from data import Dataset
+from data import Dataset, open_dataset
 from util.storage import FORMAT, same_fingerprint
 
 
@@ -80,3 +81,33 @@ def test_arrays_in_any_order_of_memory(tmp_path):
     np.save(tmp_path / 'f.npy', np.asfortranarray(x))
     for name in ('c', 'f'):
         assert np.array_equal(opened(tmp_path, tmp_path / f'{name}.npy').x[:, :, 0], x)
+
+
+def test_a_prepared_folder_that_lost_its_end_is_not_read(tmp_path):
+    (tmp_path / 'a.txt').write_text('abc\n' * 40)
+    d = opened(tmp_path, tmp_path / 'a.txt')
+    for name in ('split.bin', 'x.bin', 'y.bin', 'offsets.bin'):
+        content = (d.folder / name).read_bytes()
+        (d.folder / name).write_bytes(content[:len(content) // 2])
+        fails('cut short', opened, tmp_path, tmp_path / 'a.txt')
+        (d.folder / name).write_bytes(content)
+    opened(tmp_path, tmp_path / 'a.txt')
+
+
+def test_a_full_disk_leaves_no_data_set(tmp_path, file_limit):
+    """The bytes fit and the labels do not, of which numpy's tofile would say nothing."""
+    (tmp_path / 'a.txt').write_text('a\n' * 20_000)
+    with file_limit(100_000):
+        fails('File too large', open_dataset, str(tmp_path / 'a.txt'), data_dir=str(tmp_path / 'd'))
+    assert os.listdir(tmp_path / 'd') == []
+
+
+def test_text_that_is_not_utf8_is_said(tmp_path):
+    for encoding, said in (('utf-8', False), ('latin-1', True), ('utf-16', True)):
+        (tmp_path / 'a.txt').write_bytes('café\nthé\n'.encode(encoding))
+        assert ('not UTF-8' in noted(opened(tmp_path, tmp_path / 'a.txt'))) == said
+
+
+def test_a_label_that_cannot_be(tmp_path):
+    (tmp_path / 'a.csv').write_text('a,b,y\n1,2,inf\n3,4,1\n')
+    fails('label inf', opened, tmp_path, tmp_path / 'a.csv', label_column='y')

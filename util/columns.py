@@ -1,4 +1,4 @@
-"""What the columns of a table are like: statistics of a stream of chunks, and what a user should know about them."""
+"""Statistics of the columns of a table, of a stream of chunks, and what a user should know about them."""
 
 import numpy as np
 
@@ -60,12 +60,12 @@ class Columns:
         if constant.any():
             notes.append(f'columns that are constant: {pick(names, constant)}')
         if far.any():
-            notes.append(f'columns with a value far from all others, up to {off[far].max():.3g} standard deviations '
-                         f'from the mean: look at them, or take --norm=quantile: {pick(names, far)}')
+            notes.append(f'columns with a value far from all others, up to {off[far].max():.3g} standard '
+                         f'deviations from the mean: look at them, or take --norm=quantile: {pick(names, far)}')
         if self.beyond_float32().any():
             which = self.beyond_float32()[:, None]
-            notes.append('columns whose values differ too little for float32, and are kept in float64 until they are '
-                         f'scaled (so --norm=none would make many of them equal): {pick(names, which)}')
+            notes.append('columns whose values differ too little for float32, and are kept in float64 until '
+                         f'they are scaled (--norm=none would make many of them equal): {pick(names, which)}')
         return notes
 
 

@@ -45,7 +45,7 @@ def sync(path):
 
 
 def split_paths(dataset):
-    """The files that `dataset` names: 'X.npy,y.npy' are two. A file that has a comma in its name counts first."""
+    """The files that `dataset` names: 'X.npy,y.npy' are two. A file with a comma in its name counts first."""
     if os.path.exists(dataset):
         return [dataset]
     return dataset.split(',')

@@ -13,7 +13,7 @@ from util.errors import fail
 from util.files import in_chunks
 from util.splits import DRAW_VAL, SPLIT_WORDS, TEST, TRAIN, VAL
 
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'PPM', 'GIF')  # that Pillow may decode, whatever a file's name is
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'PPM', 'GIF')  # that Pillow may decode, whatever a file's name
 ENDINGS = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.gif')
 MOST_PIXELS = 10 ** 8  # of an image
 LONGEST_SIDE = 32  # times the short side
@@ -32,11 +32,11 @@ def stored_side(image_size):
 
 def image_files(folder, classes=None):
     """
-    -> [(path, label or None, split code or None)] of the images in a folder, sorted; a Counter of what is left out;
-    and a Counter of the endings of files that are no images
+    -> [(path, label or None, split code or None)] of the images in a folder, sorted; a Counter of what is left
+    out; and a Counter of the endings of files that are no images
 
-    An image's label is the topmost folder that it is in, below that of its split. `classes`, a set of such names,
-    leaves the others out. Links are followed, but no circle of them twice.
+    An image's label is the topmost folder that it is in, below that of its split. `classes`, a set of such
+    names, leaves the others out. Links are followed, but no circle of them twice.
     """
     splits, n_others = split_folders(Path(folder))
     left_out, other_endings = Counter(), Counter()
@@ -62,8 +62,8 @@ def split_folders(folder):
     """
     -> {folder of images: split code or None}, and how many other folders there are beside those of splits
 
-    Folders train, val (or valid) and test are the splits. Of train and val alone, as ImageNet has them, val is the
-    test, and train gives some validation rows. Without train, the folder itself is all there is.
+    Folders train, val (or valid) and test are the splits. Of train and val alone, as ImageNet has them, val is
+    the test, and train gives some validation rows. Without train, the folder itself is all there is.
     """
     splits = {}
     n_others = 0
@@ -84,7 +84,7 @@ def split_folders(folder):
 
 
 def files_below(top):
-    """The path of each file below a folder, or the one file. Links are followed, and no folder is entered twice."""
+    """The paths of all files below a folder, or of the one file. Links are followed, but no folder twice."""
     if not top.is_dir():
         yield top
         return
@@ -105,8 +105,9 @@ def files_below(top):
 
 def read_images(folder, meta, classes=None):
     """
-    The images of a folder (see image_files), decoded and resized once: chunks of (pixels (k, S, S, 3) uint8, labels,
-    split codes or None). What is left out is counted in meta['left_out'], what is changed is told in meta['notes'].
+    The images of a folder (see image_files), decoded and resized once: chunks of (pixels (k, S, S, 3) uint8,
+    labels, split codes or None). What is left out is counted in meta['left_out'], what is changed is told in
+    meta['notes'].
     """
     try:
         from PIL import Image  # noqa: F401
@@ -115,9 +116,9 @@ def read_images(folder, meta, classes=None):
     files, left_out, other_endings = image_files(folder, classes)
     meta['left_out'].update(left_out)
     if other_endings:
-        endings = ', '.join(f'{ending} {n:,}' for ending, n in other_endings.most_common(8))
-        meta['notes'].append(f'{sum(other_endings.values()):,} files in {folder} are no images by their endings: '
-                             f'{endings}')
+        n = other_endings.total()
+        endings = ', '.join(f'{ending} {count:,}' for ending, count in other_endings.most_common(8))
+        meta['notes'].append(f'{n:,} files in {folder} are no images by their endings: {endings}')
     side = stored_side(meta['image_size'])
     reader = ImageReader(side)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow works without the interpreter's lock
@@ -133,8 +134,8 @@ def read_images(folder, meta, classes=None):
                 yield np.stack(pixels), labels, None if splits[0] is None else splits
 
     if len(reader.broken) == len(files):
-        first = min(reader.broken, default='wanted are CLASS/*.jpg, folders train and val of such, or images alone')
-        fail(f'{folder} holds no images that can be read: {first}')
+        wanted = 'wanted are CLASS/*.jpg, folders train and val of such, or images alone'
+        fail(f'{folder} holds no images that can be read: {min(reader.broken, default=wanted)}')
     if reader.broken:
         reason = f'images that cannot be decoded, {min(reader.broken)} for one'
         meta['left_out'][reason] += len(reader.broken)
@@ -160,16 +161,16 @@ class ImageReader:
 
     def decode(self, path):
         """
-        The short side becomes S (bicubic), then the central square is kept, as torchvision's Resize and CenterCrop
-        do. Training crops are taken from that square later, anew each time.
+        The short side becomes S (bicubic), then the central square is kept, as torchvision's Resize and
+        CenterCrop do. Training crops are taken from that square later, anew each time.
         """
         from PIL import Image, ImageOps
         side = self.side
         with Image.open(path, formats=FORMATS) as image:
             if math.prod(image.size) > MOST_PIXELS or max(image.size) > LONGEST_SIDE * min(image.size):
-                raise ValueError(f'{image.size} pixels, where the most are {MOST_PIXELS:,}, one side {LONGEST_SIDE} '
-                                 'times the other')
-            image.draft('RGB', (3 * side, 3 * side))  # a large JPEG is decoded at 1/2, 1/4 or 1/8, which is ample
+                raise ValueError(f'{image.size} pixels, where the most are {MOST_PIXELS:,}, one side '
+                                 f'{LONGEST_SIDE} times the other')
+            image.draft('RGB', (3 * side, 3 * side))  # a large JPEG is decoded at 1/2, 1/4 or 1/8: ample
             with suppress(Exception):  # a damaged note on rotation is no reason to leave the image out
                 image = ImageOps.exif_transpose(image)
             image = self.to_rgb(image)
@@ -182,8 +183,8 @@ class ImageReader:
         """Any kind of pixels -> 8 bits each of red, green and blue."""
         from PIL import Image
         if image.mode[0] in 'IF':  # 16 or 32 bits, or floats: convert() would turn all from 255 on white
-            self.changed.append('have more than 8 bits a pixel: the darkest pixel of each is made black, the lightest '
-                                'white')
+            self.changed.append('have more than 8 bits a pixel: the darkest pixel of each is made black, the '
+                                'lightest white')
             image = Image.fromarray(full_range(np.asarray(image)))
         if image.mode in TRANSPARENT or 'transparency' in image.info:
             image = image.convert('RGBA')

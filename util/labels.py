@@ -5,11 +5,8 @@ import re
 
 import numpy as np
 
-from util.errors import fail
 from util.tables import number
 
-MANY_VALUES = 20  # more different numbers than that are no classes
-MOST_MISTAKES = 0.05  # the share of texts among numbers up to which the texts are taken for mistakes
 INTEGER = re.compile(r'[+-]?[0-9]+')
 
 
@@ -29,8 +26,8 @@ class Labels:
         """
         -> y (N,) float64, NaN where there is no label; the names of text classes or None; notes for the user
 
-        If all labels are numbers, so is y, and a cell like NA is no label. Otherwise labels are classes, numbered in
-        the sorted order of their names, and NA is one of them: it may be Namibia.
+        If all labels are numbers, so is y, and a cell like NA is no label. Otherwise labels are classes,
+        numbered in the sorted order of their names, and NA is one of them: it may be Namibia.
         """
         codes = np.concatenate(self.codes)
         counts = np.bincount(codes, minlength=len(self.code_of))  # rows of each label
@@ -38,10 +35,10 @@ class Labels:
         for label in self.code_of:
             if label not in (None, ''):
                 stated[label] = spelled_number(label)
-        texts = [label for label, value in stated.items() if value is None]
-        if texts:
+        if None in stated.values():
             classes = stated
-            notes = self.notes_on_texts(stated, texts, codes, counts)
+            notes = notes_on_numbers(stated, self.code_of, codes, counts)
+            notes += notes_on_na(stated, self.code_of, counts)
         else:
             classes, notes = distinct_integers(stated)
 
@@ -55,34 +52,43 @@ class Labels:
                 values[code] = stated[label]
         return values[codes], names, notes
 
-    def notes_on_texts(self, stated, texts, codes, counts):
-        """What to say about labels of which some are text. Fails if the texts look like mistakes among numbers."""
-        notes = []
-        n_rows = sum(counts[self.code_of[label]] for label in stated)
-        n_text = sum(counts[self.code_of[label]] for label in texts)
-        numbers = {value for value in stated.values() if value is not None and not math.isnan(value)}
-        if 2 * n_text < n_rows and numbers:
-            row = int(np.argmax(codes == self.code_of[texts[0]])) + 1
-            culprit = f'most labels are numbers, but that of row {row:,} (the header is no row) is {texts[0]!r}'
-            if len(texts) > 1:
-                culprit += f', and {len(texts) - 1:,} other labels are text too'
-            measured = len(numbers) > MANY_VALUES or any(value % 1 for value in numbers)
-            if measured and n_text <= MOST_MISTAKES * n_rows:
-                fail(f'{culprit}: write a number there, or nothing if the row has no label')
-            notes.append(f'{culprit}: all labels are read as names of classes')
-        for label, value in stated.items():
-            if value is not None and math.isnan(value):
-                n = int(counts[self.code_of[label]])
-                notes.append(f'{n:,} rows have the label {label!r}, which is a class of its own: leave the cells empty '
-                             'if it means that there is no label')
-        return notes
-
 
 def spelled_number(label):
     """The number that a label spells: NaN if it says that there is none, None if it is text."""
     if isinstance(label, str):
         return number(label)
     return float(label)
+
+
+def notes_on_numbers(stated, code_of, codes, counts):
+    """A note if some labels are text and most are numbers: the texts may be mistakes."""
+    texts = []
+    n_texts = 0  # rows
+    n_numbers = 0
+    for label, value in stated.items():
+        if value is None:
+            texts.append(label)
+            n_texts += counts[code_of[label]]
+        elif not math.isnan(value):
+            n_numbers += counts[code_of[label]]
+    if n_texts >= n_numbers:
+        return []
+    row = int(np.argmax(codes == code_of[texts[0]])) + 1
+    note = f'most labels are numbers, but that of row {row:,} is {texts[0]!r}'
+    if len(texts) > 1:
+        note += f', and {len(texts) - 1:,} other labels are text too'
+    return [f'{note}: all labels are read as names of classes']
+
+
+def notes_on_na(stated, code_of, counts):
+    """Notes on labels like NA among texts."""
+    notes = []
+    for label, value in stated.items():
+        if value is not None and math.isnan(value):
+            n = int(counts[code_of[label]])
+            notes.append(f'{n:,} rows have the label {label!r}, which is a class of its own: leave the cells '
+                         'empty if it means that there is no label')
+    return notes
 
 
 def distinct_integers(stated):
@@ -98,6 +104,6 @@ def distinct_integers(stated):
         other = first.setdefault(value, digits)
         if other != digits:
             classes = [label for label, value in stated.items() if not math.isnan(value)]
-            return set(classes), [f'the labels {other} and {digits} would be one number: all labels are read as names '
-                                  'of classes']
+            note = f'the labels {other} and {digits} would be one number: all are read as names of classes'
+            return set(classes), [note]
     return set(), []

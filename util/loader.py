@@ -8,30 +8,37 @@ from torch.utils.data import DataLoader
 from util.errors import UserError, fail
 
 N_WORKERS = 2  # processes that read batches for a GPU
+FEW_BATCHES = 20  # fewer are read before a process has started
 
 
 def load(dataset, index, device):
     """
-    For each item (rows, width, extra) of `index`, a list or an iterator: dataset.batch(rows, width), and `extra`, an
-    array or None, as tensors on the device. -> (x, valid, extra), in the order of the index
+    For each item (rows, width, extra) of `index`, a list or an iterator: dataset.batch(rows, width), and
+    `extra`, an array or None, as tensors on the device. -> (x, valid, extra), in the order of the index
 
-    On a CPU this is a plain loop. For a GPU, processes read the next batches meanwhile, into pinned memory, from which
-    they are copied without waiting. Both give the same numbers.
+    On a CPU this is a plain loop. For a GPU, processes read the next batches meanwhile, into pinned memory,
+    from which they are copied without waiting. Both give the same numbers.
     """
     on_cuda = torch.device(device).type == 'cuda'
-    n_workers = workers_for(dataset, device)
+    n_workers = workers_for(dataset, index, device)
     loader = DataLoader(
         Batches(dataset), sampler=index, batch_size=None, collate_fn=as_it_is, pin_memory=on_cuda,
         num_workers=n_workers, worker_init_fn=leave_group,
         multiprocessing_context='fork' if n_workers else None,  # the mapped files are shared, and not copied
         generator=torch.Generator())  # its own, as the global one is for weights and masks
     batches = iter(loader)
-    while True:
-        batch = next_batch(batches)
-        if batch is None:
-            return
-        x, valid, extra = batch
-        yield move(x, device), move(valid, device), move(extra, device)
+    try:
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            x, valid, extra = batch
+            yield move(x, device), move(valid, device), move(extra, device)
+    except RuntimeError as error:
+        if str(error).startswith('DataLoader worker'):  # killed, by a lack of memory for one
+            fail(f'a process that reads batches has died: {error}')
+        raise
+    finally:
+        del batches  # the workers end now, and not when the garbage is collected
 
 
 class Batches:
@@ -44,24 +51,11 @@ class Batches:
         rows, width, extra = item
         try:
             x, valid = self.dataset.batch(rows, width)
-        except UserError as error:  # returned, because a worker's exception comes with its traceback in the text
+        except UserError as error:  # not raised, as the text of a worker's exception has its traceback in it
             return error
         if extra is not None:
             extra = torch.from_numpy(extra)
         return x, valid, extra
-
-
-def next_batch(batches):
-    """The next batch, or None after the last. Errors in a worker become those of this process."""
-    try:
-        batch = next(batches, None)
-    except RuntimeError as error:
-        if str(error).startswith('DataLoader worker'):  # killed, by a lack of memory for one
-            fail(f'a process that reads batches has died: {error}')
-        raise
-    if isinstance(batch, UserError):
-        raise batch
-    return batch
 
 
 def move(t, device):
@@ -71,9 +65,11 @@ def move(t, device):
     return t.to(device, non_blocking=torch.device(device).type == 'cuda')
 
 
-def workers_for(dataset, device):
-    """How many processes read batches. None for a CPU, which computes itself, nor for a table kept on the device."""
+def workers_for(dataset, index, device):
+    """How many processes read batches: none for a CPU, which computes itself, or a table kept on the device."""
     if torch.device(device).type != 'cuda' or os.name != 'posix' or dataset.table is not None:
+        return 0
+    if isinstance(index, list) and len(index) < FEW_BATCHES:
         return 0
     return N_WORKERS
 
@@ -83,5 +79,5 @@ def as_it_is(batch):
 
 
 def leave_group(worker):
-    """Ctrl-C and SIGTERM do not reach a worker: the run itself, which does get them, needs it until its last step."""
+    """Ctrl-C and SIGTERM do not reach a worker: the run, which gets them, needs it until its last step."""
     os.setpgrp()

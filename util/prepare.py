@@ -36,27 +36,29 @@ def prepare(knobs):
     """
     The folder of a prepared data set, made if it is not there yet. -> Path
 
-    knobs: those of data.py with their final values. input_column may also be a list of the names of number columns;
-    `categories` says how texts in them are numbered, and x_type='float64' how floats are kept, for a checkpoint that
-    knows both.
+    knobs: those of data.py with their final values. input_column may also be a list of the names of number
+    columns; `categories` says how texts in them are numbered, and x_type='float64' how floats are kept, for a
+    checkpoint that knows both.
 
-    The folder's name holds a hash of the source and of every knob that matters: a changed file is read again, and
-    another column is another data set. The folder is built under a temporary name and gets its own when it is whole,
-    so a half-made one is never taken for a data set. Ctrl-C and SIGTERM end the process at once and leave nothing.
+    The folder's name holds a hash of the source and of every knob that matters: a changed file is read again,
+    and another column is another data set. The folder is built under a temporary name and gets its own when it
+    is whole, so a half-made one is never taken for a data set. Ctrl-C and SIGTERM end the process at once and
+    leave nothing.
     """
     request = Request.of(knobs)
-    folder = request.folder()
     try:
+        folder = request.folder()
         with ending_at_once():
             if not folder.exists() and not is_first_local_process():
                 wait_for(folder)
             if not folder.exists():
                 build(folder, request)
     except SystemExit:
-        print(f'stopped while {request.name} was prepared; nothing of it is kept', file=sys.stderr)
+        text = f'stopped while {request.name} was prepared; nothing of it is kept'
+        print(printable(text), file=sys.stderr)
         raise
     except OSError as error:
-        fail(f'cannot prepare {request.name} in data_dir={str(folder.parent)!r}: {error.strerror or error}')
+        fail(f'cannot prepare {request.name} in data_dir={str(request.data_dir)!r}: {error.strerror or error}')
     return folder
 
 
@@ -84,35 +86,41 @@ class Request:
             if knobs.get(knob) is not None:
                 options[knob] = knobs[knob]
         if row and (options or knobs['val_file'] or knobs['test_file']):
-            fail(f'the data set {name} has its own inputs and splits: leave *_column, *_file and the like unset')
-        check_numbers(knobs)
+            fail(f'{name} has its own inputs and splits: leave *_column, *_file and the like unset')
+        check_values(knobs)
 
         parts, files = [], []
-        if not row:
+        if row:
+            is_images = 'imagenet' in row['files']
+        else:
             parts = parts_of(knobs)
             for _, file in parts:
                 files += split_paths(file)
             check_files(files)
-        is_images = 'imagenet' in row['files'] if row else any(os.path.isdir(file) for file in files)
+            is_images = any(os.path.isdir(file) for file in files)
         image_size = knobs['image_size'] if is_images else None
         data_dir = Path(knobs['data_dir']).expanduser()
         return cls(name, row, parts, files, options, image_size, knobs.get('x_type'), data_dir)
 
     def folder(self):
         """Where it is, or will be."""
-        key = [self.source(), self.options, [split for split, _ in self.parts], self.image_size, self.x_type]
+        splits = [split for split, _ in self.parts]
+        key = [self.source(), self.options, splits, self.image_size, self.x_type]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-        stem = self.name if self.row else Path(split_paths(self.name)[0]).name.split('.')[0][:100]
+        stem = self.name
+        if not self.row:
+            stem = Path(split_paths(self.name)[0]).name.split('.')[0]
+            stem = stem[:100]  # names of folders have at most 255 bytes
         return self.data_dir / f'{stem}-{digest[:10]}'
 
     def source(self):
         """
         What the folder is made from, as text: the row of DATASETS, or the state of each file.
 
-        A file's size and mtime are not enough: a new release unpacked over the old one may have both, and so may two
-        files that were swapped. Its ctime is that of the last change to the content or the name, which nobody can
-        set, and its inode tells swapped files apart. A hash of the content would tell the same, but every start would
-        have to read the whole file.
+        A file's size and mtime are not enough: a new release unpacked over the old one may have both, and so
+        may two files that were swapped. Its ctime is that of the last change to the content or the name, which
+        nobody can set, and its inode tells swapped files apart. A hash of the content would tell the same, but
+        every start would have to read the whole file.
         """
         if self.row:
             read = self.row['read']
@@ -151,7 +159,6 @@ class Request:
             'categories': {},
             'left_out': Counter(),
             'notes': [],
-            'warnings': [],
         }
 
     def open_sources(self, meta):
@@ -180,7 +187,7 @@ def parts_of(knobs):
     return parts
 
 
-def check_numbers(knobs):
+def check_values(knobs):
     if knobs['missing'] not in (None, 'mean', 'drop'):
         fail(f'missing={knobs["missing"]!r}: mean or drop')
     if knobs['window'] is not None and knobs['window'] < SHORTEST_WINDOW:
@@ -207,9 +214,9 @@ def build(folder, request):
     with tempfile.TemporaryDirectory(prefix=f'{folder.name}{UNFINISHED}', dir=folder.parent,
                                      ignore_cleanup_errors=True) as temporary:
         new = Path(temporary, 'float32')
-        if not write(new, request, wide=False):
+        if not write(new, request):
             new = Path(temporary, 'float64')  # the source is read once more
-            write(new, request, wide=True)
+            write(new, request, in_float64=True)
         try:
             new.rename(folder)
         except OSError:
@@ -218,20 +225,21 @@ def build(folder, request):
         sync(folder.parent)
 
 
-def write(new, request, wide):
-    """Write a new folder from the sources. -> False if floats need to be `wide`, float64"""
+def write(new, request, in_float64=False):
+    """Write a new folder from the sources. -> False if float32 loses digits that matter"""
     new.mkdir()
     meta = request.new_meta()
     same = same_content(request.parts)
     if same:
-        meta['warnings'].append(f'{same[0]} and {same[1]} are the same file: the model has seen the rows it is scored on')
-    return storage.write(new, request.name, request.open_sources(meta), meta, wide)
+        meta['notes'].append(f'warning: {same[0]} and {same[1]}, for different splits, are the same file')
+    return storage.write(new, request.name, request.open_sources(meta), meta, in_float64)
 
 
 def same_content(parts):
     """Two files of different splits that have the same content, or None."""
     for (_, one), (_, other) in itertools.combinations(parts, 2):
-        if os.path.isfile(one) and os.path.isfile(other) and filecmp.cmp(one, other, shallow=False):
+        are_files = os.path.isfile(one) and os.path.isfile(other)
+        if are_files and filecmp.cmp(one, other, shallow=False):
             return one, other
     return None
 
@@ -245,8 +253,8 @@ def wait_for(folder):
 @contextmanager
 def ending_at_once():
     """
-    In here Ctrl-C and SIGTERM end the process: on the way out the temporary folder is removed. (The stages let them
-    wait for the end of a step, and without a handler SIGTERM would leave the folder behind.)
+    In here Ctrl-C and SIGTERM end the process: on the way out the temporary folder is removed. (The stages let
+    them wait for the end of a step, and without a handler SIGTERM would leave the folder behind.)
     """
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
@@ -284,7 +292,8 @@ def list_datasets(data_dir):
         if source:
             print(printable(f'prepared: {path.parent}, {size_of(path.parent):,} bytes, from {source}'))
     for folder in sorted(data_dir.glob(f'*{UNFINISHED}*')):
-        print(printable(f'unfinished: {folder}, {size_of(folder):,} bytes: remove it, unless it is being made now'))
+        size = size_of(folder)
+        print(printable(f'unfinished: {folder}, {size:,} bytes: remove it, unless it is being made now'))
 
 
 def source_of(path):

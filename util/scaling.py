@@ -16,9 +16,10 @@ def fit_norm(dataset, rows, kind):
     """
     The statistics that scale a data set, of these rows: a dict of 'kind' and tensors, which normalise() takes.
 
-    'standard': mean and std, (n, d_raw) float32. Where a data set is kept in float64, so are they, because an offset
-    that dwarfs the spread must be taken off before digits are dropped. 'quantile': quantiles (n_quantiles, n, d_raw)
-    float64. Images: mean and std of each channel, (3,) float32. 'none': values as they are.
+    'standard': mean and std, (n, d_raw) float32. Where a data set is kept in float64, so are they, because an
+    offset that dwarfs the spread must be taken off before digits are dropped. 'quantile': quantiles
+    (n_quantiles, n, d_raw) float64. Images: mean and std of each channel, (3,) float32. 'none': values as they
+    are.
     """
     if kind not in ('standard', 'quantile', 'none'):
         fail(f'norm={kind!r}: standard, quantile or none')
@@ -52,9 +53,10 @@ def fit_images(x, rows):
 
 
 def fit_standard(x, rows):
-    """Mean and standard deviation of each input of x (N, n, d_raw), in float64, chunk by chunk. NaN is left out."""
+    """Mean and standard deviation of each input of x (N, n, d_raw), computed in float64. NaN is left out."""
     first = x[rows[:CHUNK]].astype(np.float64)
-    shift = np.nansum(first, 0) / np.maximum((~np.isnan(first)).sum(0), 1)  # about the mean: squares do not cancel
+    # about the mean, so that the squares do not cancel
+    shift = np.nansum(first, 0) / np.maximum((~np.isnan(first)).sum(0), 1)
     count, total, square = 0, 0.0, 0.0
     for at in range(0, len(rows), CHUNK):
         part = x[rows[at:at + CHUNK]].astype(np.float64) - shift
@@ -72,8 +74,8 @@ def fit_standard(x, rows):
 def fit_quantiles(x, rows):
     """
     Quantiles of each input, for ranks that are mapped to a Gaussian, as Gorishniy et al. 2021
-    (github.com/yandex-research/rtdl) do it with scikit-learn's QuantileTransformer: up to 1,000 quantiles of the
-    values plus a little noise, which spreads the ties of discrete features.
+    (github.com/yandex-research/rtdl) do it with scikit-learn's QuantileTransformer: up to 1,000 quantiles of
+    the values plus a little noise, which spreads the ties of discrete features.
     """
     rng = np.random.default_rng(0)
     part = x[np.sort(rng.permutation(rows)[:N_ROWS])].astype(np.float64)  # (k, n, d_raw)

@@ -18,8 +18,8 @@ def draw_splits(split, keys, val_share, test_share, seed):
     """
     Draw the rows whose split is not given. -> (N,) int8 of TRAIN, VAL and TEST alone
 
-    split (N,) int8 of the five codes; keys (N,) uint64, a hash of each row's inputs, or None. The seed is not that of
-    a run: all stages must agree about the splits.
+    split (N,) int8 of the five codes; keys (N,) uint64, a hash of each row's inputs, or None. The seed is not
+    that of a run: all stages must agree about the splits.
     """
     drawn = split.copy()
     for code in (DRAW, DRAW_VAL):
@@ -34,9 +34,9 @@ def draw_splits(split, keys, val_share, test_share, seed):
 
 def draw_by_inputs(keys, val_share, test_share, seed):
     """
-    Draw by the inputs of each row, keys (k,) uint64: a row that is added moves no other, rows that are alike stay
-    together, and a file without labels is split as one with them. So the shares are met, and classes stratified, in
-    expectation only. -> (k,) codes
+    Draw by the inputs of each row, keys (k,) uint64: a row that is added moves no other, rows that are alike
+    stay together, and a file without labels is split as one with them. So the shares are met, and classes
+    stratified, in expectation only. -> (k,) codes
     """
     factor = np.random.default_rng(seed).integers(2 ** 64, dtype=np.uint64, endpoint=False) | np.uint64(1)
     place = keys * factor / 2.0 ** 64  # (k,) in [0, 1): the product is modulo 2^64, and the factor is odd
@@ -44,7 +44,7 @@ def draw_by_inputs(keys, val_share, test_share, seed):
 
 
 def draw_by_row(split, rows, val_share, test_share, seed):
-    """Draw by a permutation of the row numbers, which meets the shares exactly. Writes the codes into `split`."""
+    """Draw by a permutation of the row numbers, which meets the shares exactly. Writes codes into `split`."""
     order = np.random.default_rng(seed).permutation(rows)
     n_test = round(test_share * len(rows))
     n_val = round(val_share * len(rows))
@@ -57,8 +57,8 @@ def too_few_inputs(keys):
     """
     Whether rows with these keys have so few different inputs that they cannot be drawn by them.
 
-    If rows that are alike share a split, then the variance of a split's size is that of (sum of sizes)^2 / sum of
-    sizes^2 groups of one size, where the sizes are how often each input occurs.
+    If rows that are alike share a split, then the variance of a split's size is that of (sum of sizes)^2 / sum
+    of sizes^2 groups of one size, where the sizes are how often each input occurs.
     """
     sizes = np.unique(keys, return_counts=True)[1].astype(np.float64)
     groups = len(keys) ** 2 / max((sizes ** 2).sum(), 1)
@@ -73,6 +73,6 @@ def repeated_rows(keys, split):
         given = keys[split == code]
         n = int(np.isin(given, learned).sum())
         if n:
-            sentences.append(f'{n:,} of {len(given):,} {name} rows have the inputs of a training row: '
-                             'a score on them says little about new rows')
+            sentences.append(f'warning: {n:,} of {len(given):,} {name} rows have the inputs of a training '
+                             'row: a score on them says little about new rows')
     return sentences

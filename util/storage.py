@@ -1,8 +1,19 @@
 """
 A prepared folder: flat files, which data.py maps into memory. They are written here, chunk by chunk.
 
-A chunk is (x, y, split). x is a list of byte sequences, a list of pairs of them, an array (k, n, d_raw) of floats, or
-an array (k, S, S, 3) of uint8 pixels; y a list of labels or None; split a list of codes (util/splits.py) or None.
+    meta.json     kind ('bytes', 'floats' or 'images'), counts, column names, what was left out and why
+    x.bin         bytes: all sequences end to end, uint8; floats: (rows, n, d_raw) float32, or float64 where
+                  float32 would lose digits that matter; images: (rows, S, S, 3) uint8, S a seventh larger than
+                  image_size
+    offsets.bin   bytes only: sequence i is x[offsets[i]:offsets[i + 1]], int64
+    firsts.bin    pairs only: the length of the first of the two, int64
+    y.bin         float64 label of each row, NaN where it has none; text labels are numbered in sorted order
+    split.bin     int8 of each row: 0 train, 1 val, 2 test; 3 and 4: drawn by the shares when it is opened
+    keys.bin      a user's file: uint64, a hash of the inputs of each row, by which those are drawn
+
+A chunk is (x, y, split). x is a list of byte sequences, a list of pairs of them, an array (k, n, d_raw) of
+floats, or an array (k, S, S, 3) of uint8 pixels; y a list of labels or None; split a list of codes
+(util/splits.py) or None.
 """
 
 import hashlib
@@ -32,7 +43,7 @@ def read_meta(folder):
         meta = json.loads((folder / 'meta.json').read_text())
     except (OSError, ValueError) as error:
         fail(f'{folder}/meta.json cannot be read ({error}): {again}')
-    if not isinstance(meta, dict) or meta.get('format') != FORMAT:
+    if not isinstance(meta, dict) or meta.get('format') != FORMAT or not isinstance(meta.get('files'), dict):
         fail(f'{folder}/meta.json is not that of a folder that this version prepares: {again}')
     for file, (size, _) in meta['files'].items():
         path = folder / file
@@ -48,7 +59,7 @@ def fingerprint_of(meta):
 
 
 def same_fingerprint(old, new):
-    """Whether two fingerprints tell of the same data. `old` may be one that covers less, of an older checkpoint."""
+    """Whether two fingerprints tell of the same data. `old`, of an older checkpoint perhaps, may cover less."""
     if not isinstance(old, str):
         return False
     old = checksums(old)
@@ -63,13 +74,13 @@ def checksums(fingerprint):
     return dict(zip(words[::2], words[1::2]))
 
 
-def write(folder, name, sources, meta, wide):
+def write(folder, name, sources, meta, in_float64):
     """
-    Write the chunks of all sources, [(split code, chunks)], into a folder, and meta.json last. The split code is
-    that of rows whose chunk does not say its own. Returns False, with the folder incomplete, if columns lose digits
-    in float32 that matter, unless `wide`: then floats are kept, and told apart, in float64.
+    Write the chunks of all sources, [(split code, chunks)], into a folder, and meta.json last. The split code
+    is that of rows whose chunk does not say its own. -> False, with the folder incomplete, if float32 loses
+    digits that matter. With in_float64 floats are kept in float64, and rows told apart by it.
     """
-    writer = FolderWriter(folder, name, meta, wide)
+    writer = FolderWriter(folder, name, meta, in_float64)
     with tqdm(desc=f'preparing {name}', unit=' rows', leave=False, disable=not sys.stderr.isatty()) as bar:
         for code, chunks in sources:
             for x, y, split in chunks:
@@ -78,7 +89,7 @@ def write(folder, name, sources, meta, wide):
                     bar.update(len(x))
     if not writer.n_rows:
         fail(f'{name} holds no rows')
-    if writer.loses_digits() and not wide:
+    if writer.loses_digits() and not in_float64:
         return False
     writer.finish()
     return True
@@ -87,13 +98,13 @@ def write(folder, name, sources, meta, wide):
 class FolderWriter:
     """The files of one folder. meta is what meta.json will hold; readers write into it too."""
 
-    def __init__(self, folder, name, meta, wide=False):
+    def __init__(self, folder, name, meta, in_float64=False):
         self.folder = folder
         self.name = name
         self.meta = meta
         self.is_users = not meta['known']  # a data set known by name keeps its known splits, and is as it is
-        self.wide = wide
-        self.x_type = np.dtype('float64' if wide or meta['x_type'] == 'float64' else 'float32')
+        self.in_float64 = in_float64
+        self.x_type = np.dtype('float64' if in_float64 or meta['x_type'] == 'float64' else 'float32')
         self.shape = None  # of a row: () for bytes, ('pairs',) for pairs of them, (n, d_raw), or (S, S, 3)
         self.n_rows = 0
         self.files = {}  # file -> (size, crc32), by which a later stage knows it
@@ -118,7 +129,7 @@ class FolderWriter:
         if not isinstance(x, np.ndarray):
             self.add_sequences(x)
         elif self.meta['image_size']:
-            self.put('x.bin', np.ascontiguousarray(x))
+            self.put('x.bin', np.ascontiguousarray(x, np.uint8))
             self.add_keys(row.tobytes() for row in x)
         else:
             self.add_floats(x)
@@ -149,19 +160,19 @@ class FolderWriter:
         self.add_keys(x)
 
     def add_floats(self, x):
-        x = np.asarray(x)
         with np.errstate(over='ignore'):
             narrow = np.ascontiguousarray(x, np.float32)
         if np.isinf(narrow).any():
             row, column, i = np.argwhere(np.isinf(narrow))[0]
             fail(f'{self.name}, row {self.n_rows + row + 1}, column {self.meta["columns"][column]!r}: '
                  f'{x[row, column, i]:g} is too large for float32: correct it')
-        self.put('x.bin', narrow if self.x_type == np.float32 else np.ascontiguousarray(x, self.x_type))
+        self.put('x.bin', np.ascontiguousarray(x, self.x_type))
         if self.is_users:
             if self.columns is None:
                 self.columns = Columns(self.shape)
             self.columns.add(x, narrow)
-        self.add_keys(row.tobytes() for row in (x.astype(np.float64) if self.wide else narrow))
+        rows = x.astype(np.float64) if self.in_float64 else narrow
+        self.add_keys(row.tobytes() for row in rows)
 
     def add_keys(self, rows):
         """A hash of the inputs of each row, by which splits are drawn and repeated rows are found."""
@@ -199,12 +210,13 @@ class FolderWriter:
         """Look for rows that are there twice. keys.bin stays if splits can be drawn by the inputs."""
         keys = np.fromfile(self.folder / 'keys.bin', np.uint64)
         self.meta['distinct'] = len(np.unique(keys))
-        self.meta['warnings'] += repeated_rows(keys, split)
+        notes = self.meta['notes']
+        notes += repeated_rows(keys, split)
         keys = keys[(split == DRAW) | (split == DRAW_VAL)]
         if too_few_inputs(keys):
-            self.meta['warnings'].append(
-                f'{len(keys):,} rows have only {len(np.unique(keys)):,} different inputs, so splits are drawn row '
-                'by row, and share inputs: --split_column=NAME says which rows are for what')
+            n_inputs = len(np.unique(keys))
+            notes.append(f'warning: {len(keys):,} rows have only {n_inputs:,} different inputs, so splits are '
+                         'drawn row by row, and share inputs: --split_column=NAME says which rows are for what')
             del self.files['keys.bin']
             (self.folder / 'keys.bin').unlink()
 

@@ -13,14 +13,14 @@ def summary(dataset):
     if meta.get('distinct', meta['rows']) < meta['rows']:
         lines.append(f'different rows, by their inputs: {meta["distinct"]:,}')
     lines += [f'left out: {n:,} {reason}' for reason, n in meta['left_out'].items()]
-    lines += [f'note: {note}' for note in meta['notes']]
-    lines += [f'warning: {warning}' for warning in meta['warnings']]
+    for note in meta['notes']:
+        lines.append(note if note.startswith('warning: ') else f'note: {note}')
     if dataset.is_bytes:
         lines += describe_bytes(dataset)
     elif dataset.is_images:
         height, width = dataset.x.shape[1:3]
-        lines.append(f'{meta["image_size"]} x {meta["image_size"]} pixels of {dataset.d_raw} channels, cut from '
-                     f'{height} x {width}')
+        size = meta['image_size']
+        lines.append(f'{size} x {size} pixels of {dataset.d_raw} channels, cut from {height} x {width}')
     else:
         first = dataset.x[first_row(dataset), :8, 0]
         cells = ', '.join(f'{name} {value:.6g}' for name, value in zip(dataset.columns, first))
@@ -40,8 +40,8 @@ def describe_bytes(dataset):
     lines = [f'tokens a row (CLS and SEP included): min {shortest:,}, median {median:,}, 95 % {most:,}, '
              f'max {longest:,}']
     if longest > 10 * np.percentile(lengths, 99):
-        lines.append('note: the longest row is ten times as long as 99 % of them, and the model is made for it: '
-                     '--max_len cuts it')
+        lines.append('note: the longest row is ten times as long as 99 % of them, and the model is made for '
+                     'it: --max_len cuts it')
     row = first_row(dataset)
     sample = bytes(dataset.x[dataset.offsets[row]:dataset.offsets[row + 1]][:100])
     lines.append('sample: ' + sample.decode('utf-8', errors='replace'))
