@@ -26,7 +26,7 @@ from util.readers import read_file
 from util.splits import DRAW, DRAW_VAL, TEST, TRAIN, VAL
 from util.tables import TABLE_KNOBS, number, some
 
-FORMAT = 4  # part of a prepared folder's name: raise it when the layout or a reader changes
+FORMAT = 5  # part of a prepared folder's name: raise it when the layout or a reader changes
 
 
 def prepare(config):
@@ -145,6 +145,7 @@ def write(folder, name, sources, meta):
                 fail(f'the files of {name} differ: text, pairs, or rows of {shape} and {this} numbers')
             shape = this
             if is_array:
+                x = x.astype({'u': np.uint8}.get(x.dtype.kind, np.float32))  # images, or float64
                 put('x.bin', x.tobytes())
                 if from_file and not meta['image_size']:
                     moments.append([(~np.isnan(x)).sum(0), np.nansum(x, 0, np.float64), np.fmin.reduce(x),
@@ -208,9 +209,9 @@ def number_labels(labels):
     """Distinct labels as read (numbers, text, None) -> float64 of each, NaN for none; and the names of text
     classes, which are numbered in sorted order, or None. NA is none among numbers, and a class among text."""
     stated = [v for v in labels if v not in (None, '')]
-    classes = sorted({str(v) for v in stated}) if None in map(number, stated) else None
+    classes = sorted({str(v) for v in stated}) if None in map(number, map(str, stated)) else None
     place = {c: i for i, c in enumerate(classes or ())}
-    values = [np.nan if v in (None, '') else place[str(v)] if classes else number(v) for v in labels]
+    values = [np.nan if v in (None, '') else place[str(v)] if classes else number(str(v)) for v in labels]
     return np.array(values, np.float64), classes
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from util.errors import fail
 from util.metrics import METRICS, chosen
+from util.readers import label_advice
 from util.splits import SPLITS
 
 
@@ -82,6 +83,8 @@ def infer_task(dataset, target, metric, splits=SPLITS):
     rows = {split: r[~np.isnan(dataset.y[r])] for split, r in rows.items()}
     for split, r in rows.items():
         if not len(r):
+            if np.isnan(dataset.y).all():
+                fail(f'{dataset.name} has no labels: {label_advice(dataset.meta)}')
             fail(f'{dataset.name} has no labelled {split} rows: see label_column and the split knobs')
     values, note = np.unique(dataset.y[rows['train']]), ''
     if len(values) == 1:
