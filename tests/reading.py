@@ -12,7 +12,7 @@ from util.splits import SPLITS
 
 
 def read(path, meta=None, **knobs):
-    """All of a file: x, labels and splits of all chunks, and meta. A file of a run before it has filled a meta."""
+    """All of a file: x, labels and splits of all chunks, and meta, which a file read before may have filled."""
     meta = meta or new_meta()
     x = []
     labels = []
@@ -26,7 +26,8 @@ def read(path, meta=None, **knobs):
         labels += chunk_labels or []
         splits += chunk_splits or []
     return SimpleNamespace(x=x, labels=labels, splits=splits, notes=' '.join(meta['notes']), meta=meta,
-                           columns=meta['columns'], left_out={why: n for why, n in meta['left_out'].items() if n})
+                           columns=meta['columns'],
+                           left_out={why: n for why, n in meta['left_out'].items() if n})
 
 
 def new_meta():

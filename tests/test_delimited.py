@@ -26,15 +26,21 @@ BODY = ['1.5,2,0', '-3,1.25,1', '4,5,1']
     ('a.csv', ['a\tb\ty', *[line.replace(',', '\t') for line in BODY]]),
     ('a.tsv', ['a\tb\ty', *[line.replace(',', '\t') for line in BODY]]),
     ('a.csv', ['a,b,y,', *[line + ',' for line in BODY]]),
-    ('a.csv', ['a,b,y,,', *[line + ',,' for line in BODY], ',,,,', ',,,,']),  # Excel, after columns and rows were emptied
+    ('a.csv', ['a,b,y,,', *[line + ',,' for line in BODY], ',,,,', ',,,,']),  # Excel: emptied columns and rows
     ('a.csv', ['a,b,y', *[line + ',' for line in BODY]]),
     ('a.csv', ['"a","b","y"', '"1.5","2","0"', '"-3","1.25","1"', '"4","5","1"'])])
 def test_one_table_in_many_writings(tmp_path, name, lines):
     table = read(write(tmp_path / name, lines), label_column='y')
     assert table.columns == ['a', 'b'] and table.labels == ['0', '1', '1']
     assert table.x == [[1.5, 2], [-3, 1.25], [4, 5]]
-    delimiter = lines[-1].strip('0123456789.,-Ee+ \r')[:1]
-    assert ('cells are separated by' in table.notes) == (delimiter in (';', '|') or name == 'a.csv' and delimiter == '\t')
+
+
+def test_a_delimiter_that_is_inferred_is_told(tmp_path):
+    for name, line, note in (('a.csv', 'a;b', "separated by ';', and 1,5 is read as 1.5"),
+                             ('a.csv', 'a\tb', r"separated by '\t'"), ('a.csv', 'a|b', "separated by '|'"),
+                             ('a.csv', 'a,b', ''), ('a.tsv', 'a\tb', '')):
+        table = read(write(tmp_path / name, [line, line.replace('a', '1').replace('b', '2')]))
+        assert note in table.notes and bool(note) == bool(table.notes)
 
 
 def test_a_delimiter_in_a_quoted_name_does_not_count(tmp_path):
@@ -46,7 +52,8 @@ def test_points_beside_decimal_commas_are_told(tmp_path):
     """1.234 may be a German 1234: what it is read as is printed."""
     lines = ['a;b', '0,5;1.234', '0,7;987']
     table = read(write(tmp_path / 'a.csv', lines))
-    assert table.x == [[0.5, 1.234], [0.7, 987]] and "the point of '1.234' is read as a decimal point" in table.notes
+    assert table.x == [[0.5, 1.234],
+                       [0.7, 987]] and "the point of '1.234' is read as a decimal point" in table.notes
     table = read(write(tmp_path / 'b.csv', ['a;b', '5;1.234']))
     assert 'decimal point' not in table.notes
 
@@ -77,7 +84,8 @@ def test_cells_that_hold_line_ends_are_told(tmp_path, name):
 
 
 @pytest.mark.parametrize('lines, word', [
-    (['a,b', '1,"2'], 'line 2: unexpected end of data'), (['a,b', '1,"2"x'], '--quotes=False'),
+    (['a\tb', '"1"x\t2'], "line 2: '\\t' expected"), (['a,b', '1,"2'], 'line 2: unexpected end of data'),
+    (['a,b', '1,"2"x'], '--quotes=False'),
     (['"a" "b"', '"1" 2'], "cells are separated by ','"),  # R's write.table
     (['a,b', '"x,1,2', '3,4'], '--quotes=False'),
     (['a,b', '1,2', '1,2,3'], 'line 3: 3 cells where the header has 2'),
@@ -100,9 +108,11 @@ def test_line_numbers_are_those_of_an_editor(tmp_path):
     (['a,b', '1,2', '3,4'], ['a', 'b'], 2, ''),
     (['0,1', '4,5'], ['0', '1'], 1, 'read as names: --header=False'),  # as pandas writes an array
     (['4,5', '6,7'], ['c0', 'c1'], 2, 'read as a row: --header=True'),
-    (['0.5,1,ripe', '1.5,2,green', '2.5,4,ripe'], ['c0', 'c1', 'c2'], 3, '(0.5, 1, ripe) is read as a row: --header=True'),
+    (['0.5,1,ripe', '1.5,2,green', '2.5,4,ripe'], ['c0', 'c1', 'c2'], 3,
+     '(0.5, 1, ripe) is read as a row: --header=True'),
     (['red,1', 'blue,2', 'red,3'], ['c0', 'c1'], 3, 'read as a row'),
-    (['site,2019,2020'] + ['north,1,2', 'south,3,5'] * 4, ['site', '2019', '2020'], 8, 'read as names: --header=False'),
+    (['site,2019,2020'] + ['north,1,2', 'south,3,5'] * 4, ['site', '2019', '2020'], 8,
+     'read as names: --header=False'),
     (['a,b,y', '1,x,0', 'NA,y,1'], ['a', 'b', 'y'], 2, ''),
     (['a,b', 'NA,', '1,2'], ['a', 'b'], 2, '')])
 def test_names_or_a_row(tmp_path, lines, columns, n, note):
@@ -160,7 +170,8 @@ def test_wide_files_take_linear_time(tmp_path):
     """80,000 columns took a minute where 20,000 took four seconds."""
     seconds = []
     for n in (4000, 32_000):
-        path = write(tmp_path / f'{n}.csv', [','.join(f'g{i}' for i in range(n)) + ',y'] + [','.join(['0.5'] * n) + ',1'] * 4)
+        path = write(tmp_path / f'{n}.csv',
+                     [','.join(f'g{i}' for i in range(n)) + ',y'] + [','.join(['0.5'] * n) + ',1'] * 4)
         begin = time.process_time()
         table = read(path, label_column='y', drop_column='g0,g1')
         seconds.append(time.process_time() - begin)

@@ -14,7 +14,8 @@ NAMES = ['mass', 'leak, (do not use)', 'a,b', 'a', 'y']
     (dict(label_column='y', drop_column='leak, (do not use)'), ['mass', 'a,b', 'a']),
     (dict(label_column='y', drop_column='leak, (do not use),a'), ['mass', 'a,b']),
     (dict(label_column='y', drop_column='a,leak, (do not use)'), ['mass', 'a,b']),
-    (dict(label_column='y', drop_column='a,b'), ['mass', 'leak, (do not use)', 'a']),  # the whole name, and not two
+    (dict(label_column='y', drop_column='a,b'),
+     ['mass', 'leak, (do not use)', 'a']),  # the whole name, and not two
     (dict(input_column='a, mass, leak, (do not use)'), ['a', 'mass', 'leak, (do not use)']),
     (dict(input_column=['a', 'a,b']), ['a', 'a,b']),
     (dict(label_column='leak, (do not use)', drop_column='-1,-5'), ['a,b', 'a'])])
@@ -53,7 +54,8 @@ def test_a_second_file_is_matched_by_name(tmp_path):
     meta = new_meta()
     read(write(tmp_path / 'a.csv', ['a,b,y', '1,2,0']), meta, label_column='y')
     assert read(write(tmp_path / 'b.csv', ['b,a,y', '1,2,0']), meta, label_column='y').x == [[2, 1]]
-    fails('its inputs are a, d; of the file before it a, b', read, write(tmp_path / 'c.csv', ['a,d,y', '1,2,0']), meta,
+    fails('its inputs are a, d; of the file before it a, b', read,
+          write(tmp_path / 'c.csv', ['a,d,y', '1,2,0']), meta,
           label_column='y')
 
 
@@ -67,3 +69,10 @@ def test_known_names_and_some():
     assert known_names('a,b', '-1', '', None) == ['a,b', 'a', 'b']
     assert known_names(['a'], 'y', None, None) == ['a', 'y', 'y']
     assert some('abcdefgh') == 'a, b, c, d, e, f, g, h' and some(map(str, range(10))).endswith('7, and 2 more')
+
+
+def test_a_table_without_columns(tmp_path):
+    path = write(tmp_path / 'a.arff', ['@relation r', '@data', '1'])
+    fails("no column 'a' (input_column)", read, path, input_column='a')
+    fails('has no inputs beside nothing', read, path)
+    fails("no column 'a'", read, write(tmp_path / 'a.jsonl', ['{}']), input_column='a')

@@ -6,7 +6,6 @@ images against Pillow, a server that misbehaves, processes that meet or are kill
 import builtins
 import hashlib
 import http.server
-import json
 import os
 import signal
 import socketserver
@@ -30,7 +29,7 @@ from data import open_dataset
 from util import download, files, images, prepare
 from util.errors import UserError
 from util.prepare import DATASETS
-from util.splits import DRAW_VAL, SPLITS
+from util.splits import DRAW_VAL
 
 # ---- what a file may claim: memory is bounded, nothing waits for ever
 

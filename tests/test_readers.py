@@ -30,7 +30,8 @@ def small(monkeypatch):
 
 @pytest.mark.parametrize('name, content, word', [
     ('a.txt', b'x' * 1001, 'line of more'), ('a.txt.gz', gzip.compress(bytes(10 ** 6)), 'line of more'),
-    ('a.csv', b'a,b\n1,"' + b'2\n' * 600 + b'"\n', 'field larger'), ('a.fasta', b'>a\n' + b'ACD\n' * 400, 'record'),
+    ('a.csv', b'a,b\n1,"' + b'2\n' * 600 + b'"\n', 'field larger'),
+    ('a.fasta', b'>a\n' + b'ACD\n' * 400, 'record'),
     ('a.json', b'[{"a": "' + b'x' * 1001 + b'"}]', 'object of more'),
     ('a.json', json.dumps({'data': [{'a': 1}] * 200}).encode(), 'object of more')])
 def test_lines_and_objects_are_bounded(tmp_path, small, name, content, word):
@@ -56,7 +57,8 @@ def test_arrays_are_bounded(tmp_path, small):
     np.savez_compressed(tmp_path / 'x.npz', X=np.ones((500, 3), np.float32), y=np.ones(500))
     fails('MOST_ARRAY', opened, tmp_path, tmp_path / 'x.npz')
     np.save(tmp_path / 'x.npy', np.arange(2000, dtype=np.float32).reshape(100, 20))
-    assert np.array_equal(opened(tmp_path, tmp_path / 'x.npy').x.ravel(), np.arange(2000))  # in pieces of 25 rows
+    assert np.array_equal(opened(tmp_path, tmp_path / 'x.npy').x.ravel(),
+                          np.arange(2000))  # in pieces of 25 rows
 
 
 # ---- what is wrong ends in one line
@@ -109,7 +111,8 @@ def test_no_archive_writes_anywhere(tmp_path):
 # ---- which reader
 
 @pytest.mark.parametrize('path, ending', [
-    ('a.csv', '.csv'), ('a.csv.gz', '.csv'), ('a.CSV.xz', '.csv'), ('b.zip!c/train.tsv', '.tsv'), ('a.gz', ''), ('a', ''),
+    ('a.csv', '.csv'), ('a.csv.gz', '.csv'), ('a.CSV.xz', '.csv'), ('b.zip!c/train.tsv', '.tsv'), ('a.gz', ''),
+    ('a', ''),
     ('my.data.json.bz2', '.json')])
 def test_file_format(path, ending):
     assert file_format(path) == ending
@@ -138,7 +141,8 @@ def test_an_ending_may_be_given(tmp_path):
 
 
 @pytest.mark.parametrize('name, word', [
-    ('a.csv', 'its inputs are u, v; name the column of the labels with --label_column'), ('a.npz', 'no array y'),
+    ('a.csv', 'its inputs are u, v; name the column of the labels with --label_column'),
+    ('a.npz', 'no array y'),
     ('a.npy', '--dataset=X.npy,y.npy'), ('a.fasta', 'a .csv'), ('', 'into a folder of its name')])
 def test_where_labels_could_be(tmp_path, name, word):
     assert word in label_advice({'source': [str(tmp_path / name)], 'columns': ['u', 'v']})

@@ -15,7 +15,6 @@ from util import records
 from util.files import CHUNK
 from util.records import JsonTable, ParquetTable
 
-
 # ---- JSON
 
 def lines_of(items):
@@ -26,14 +25,17 @@ def test_jsonl_is_objects_alone(tmp_path):
     """And null is no text: not 'None', nor a class of that name."""
     (tmp_path / 'a.jsonl').write_text('{"s": "ab", "y": 1}\n{"s": null, "y": 2}\n{"s": "c", "y": null}\n')
     d = opened(tmp_path, tmp_path / 'a.jsonl', input_column='s', label_column='y')
-    assert sequences(d) == [b'ab', b'c'] and d.labels([0, 1]) == [1, None] and d.meta['left_out'] == {'empty inputs': 1}
+    assert sequences(d) == [b'ab', b'c'] and d.labels([0, 1]) == [1, None]
+    assert d.meta['left_out'] == {'empty inputs': 1}
     (tmp_path / 'b.jsonl').write_text('{"s": "ab"}\n{"s": "c"')
     fails('cut short', opened, tmp_path, tmp_path / 'b.jsonl', input_column='s')
 
 
 def test_keys_that_the_first_object_lacks_are_columns(tmp_path):
-    path = write(tmp_path / 'a.jsonl', lines_of([{'a': 1, 'y': 1}, {'a': 2, 'key': 3, 'y': 0}, {'key': 4, 'y': 1, 'a': 5}]))
-    fails("item 1, column 'key': '' is a missing number; where numbers are missing pass --missing=mean", read, path,
+    path = write(tmp_path / 'a.jsonl',
+                 lines_of([{'a': 1, 'y': 1}, {'a': 2, 'key': 3, 'y': 0}, {'key': 4, 'y': 1, 'a': 5}]))
+    fails("item 1, column 'key': '' is a missing number; where numbers are missing pass --missing=mean", read,
+          path,
           label_column='y')
     table = read(path, label_column='y', missing='mean')
     assert table.columns == ['a', 'key'] and table.labels == ['1', '0', '1']
@@ -58,7 +60,10 @@ def test_json_objects_need_not_fit_in_a_block(tmp_path):
     (tmp_path / 'a.json').write_text(json.dumps(items, indent=1))
     table = JsonTable(tmp_path / 'a.json', '.json', new_meta())
     assert table.names == ['a', 'n', 'one', 'nested']
-    assert list(table.rows([0, 1, 2])) == [(i + 1, [item['a'], str(i), str(i / 2)]) for i, item in enumerate(items)]
+    wanted = []
+    for i, item in enumerate(items):
+        wanted.append((i + 1, [item['a'], str(i), str(i / 2)]))
+    assert list(table.rows([0, 1, 2])) == wanted
 
 
 @pytest.mark.parametrize('value', [[1, 2], [], {}, {'b': 1}, [[1, 2]], [{}]])
@@ -101,7 +106,11 @@ def test_large_objects_are_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(records, 'BLOCK', 100)
     decoded = []
     raw_decode = json.JSONDecoder.raw_decode
-    monkeypatch.setattr(json.JSONDecoder, 'raw_decode', lambda self, text, at: (decoded.append(len(text)), raw_decode(self, text, at))[1])
+
+    def counted(self, text, at):
+        decoded.append(len(text))
+        return raw_decode(self, text, at)
+    monkeypatch.setattr(json.JSONDecoder, 'raw_decode', counted)
     read(write(tmp_path / 'a.jsonl', lines_of([{'a': 'x' * 10_000}])), input_column='a')
     assert sum(decoded) < 40_000
 
@@ -137,7 +146,8 @@ def test_parquet_and_json_are_read_as_the_csv_is(tmp_path, put):
 
 def test_nested_columns_are_read_over_unless_they_are_wanted(tmp_path, put):
     pa = pytest.importorskip('pyarrow')
-    columns = {'a': [1.0, 2.0], 'emb': pa.array([[1.0, 2.0], [3.0]]), 's': pa.array([{'p': 1}, {'p': 2}]), 'y': [0, 1]}
+    columns = {'a': [1.0, 2.0], 'emb': pa.array([[1.0, 2.0], [3.0]]), 's': pa.array([{'p': 1}, {'p': 2}]),
+               'y': [0, 1]}
     path = put(tmp_path / 'a.parquet', columns)
     for knobs in (dict(drop_column='emb,s'), dict(input_column='a')):
         table = read(path, label_column='y', **knobs)
@@ -153,13 +163,15 @@ def test_the_types_of_parquet(tmp_path, put):
     columns = {
         'a.b': [0.5, None], 'whole': pa.array([7, None]), 'half': np.array([0.25, 2], np.float16),
         'exact': pa.array([Decimal('1.25'), Decimal('-2')]), 'flag': [True, False],
-        'category': pa.array(['red', 'blue']).dictionary_encode(), 'bytes': [b'x', None], 'large': pa.array(['u', 'v'], pa.large_string())}
+        'category': pa.array(['red', 'blue']).dictionary_encode(), 'bytes': [b'x', None],
+        'large': pa.array(['u', 'v'], pa.large_string())}
     path = put(tmp_path / 'a.parquet', columns)
     table = read(path, missing='mean')
     nan = np.nan
     np.testing.assert_array_equal(table.x, [[0.5, 7, 0.25, 1.25, 0, 0, 0, 0], [nan, nan, 2, -2, 1, 1, nan, 1]])
-    assert table.meta['categories'] == {'flag': {'True': 0, 'False': 1}, 'category': {'red': 0, 'blue': 1}, 'bytes': {'x': 0},
-                                        'large': {'u': 0, 'v': 1}}
+    assert table.meta['categories'] == {
+        'flag': {'True': 0, 'False': 1}, 'category': {'red': 0, 'blue': 1}, 'bytes': {'x': 0},
+        'large': {'u': 0, 'v': 1}}
     assert read(path, input_column='large').x == [b'u', b'v']
     fails("row 2, column 'a.b': '' is a missing number", read, path)
 

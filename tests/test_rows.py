@@ -46,8 +46,10 @@ def test_columns_that_number_the_rows():
     twice[3] = twice[4]
     other = rng.integers(0, 100, 100)
     with_nan = np.where(count == 5, np.nan, count)
-    swapped = np.where((count >= 1) & (count <= 4), [0, 2, 2, 3, 3] + [0] * 95, count)  # the right sum and range
-    x = np.stack([count, count + 1, shuffled + 892, count - 50, twice, other, count / 2, count * 2, with_nan, swapped,
+    swapped = np.where((count >= 1) & (count <= 4), [0, 2, 2, 3, 3] + [0] * 95,
+                       count)  # the right sum and range
+    x = np.stack([count, count + 1, shuffled + 892, count - 50, twice, other, count / 2, count * 2, with_nan,
+                  swapped,
                   rng.normal(size=100)], 1)
     assert found(x) == [0, 1, 2, 3]
     assert found(x, 1000) == [0, 1, 2, 3]

@@ -28,7 +28,8 @@ def read_bytes(path, content):
 
 
 @pytest.mark.parametrize('name, content, want', [
-    ('a.txt', b'abc\nd\n', [b'abc', b'd']), ('a.smi', b'CCO ethanol\n', [b'CCO']), ('a.fasta', b'>a\nMKV\n', [b'MKV'])])
+    ('a.txt', b'abc\nd\n', [b'abc', b'd']), ('a.smi', b'CCO ethanol\n', [b'CCO']),
+    ('a.fasta', b'>a\nMKV\n', [b'MKV'])])
 def test_a_byte_order_mark_is_no_part_of_a_sequence(tmp_path, name, content, want):
     table = read_bytes(tmp_path / name, b'\xef\xbb\xbf' + content)
     assert table.x == want and table.notes == '' and table.left_out == {}
@@ -36,7 +37,8 @@ def test_a_byte_order_mark_is_no_part_of_a_sequence(tmp_path, name, content, wan
 
 # ---- SMILES
 
-@pytest.mark.parametrize('header', [b'SMILES\tName', b'smiles', b'canonical_smiles id', b'#SMILES', b'\xef\xbb\xbfSMILES ID'])
+@pytest.mark.parametrize('header', [
+    b'SMILES\tName', b'smiles', b'canonical_smiles id', b'#SMILES', b'\xef\xbb\xbfSMILES ID'])
 def test_a_header_is_no_molecule(tmp_path, header):
     table = read_bytes(tmp_path / 'a.smi', header + b'\nCCO\tethanol\nCCN\tamine\n')
     assert table.x == [b'CCO', b'CCN'] and 'is a header and no molecule' in table.notes and table.left_out == {}
@@ -44,7 +46,8 @@ def test_a_header_is_no_molecule(tmp_path, header):
 
 
 @pytest.mark.parametrize('content, word', [
-    (b'CCO,ethanol\nCC,ethane\n', "line 1: 'CCO,ethanol' has a comma, which no SMILES has"), (b'smiles,name\nCCO,ethanol\n', 'line 2'),
+    (b'CCO,ethanol\nCC,ethane\n', "line 1: 'CCO,ethanol' has a comma, which no SMILES has"),
+    (b'smiles,name\nCCO,ethanol\n', 'line 2'),
     (b'CCO\nCC\x1b[31m,x\n', r"line 2: 'CC\x1b[31m,x'")])
 def test_a_comma_is_in_no_smiles(tmp_path, content, word):
     (tmp_path / 'a.smi').write_bytes(content)
@@ -59,10 +62,12 @@ def test_commas_after_the_smiles_are_part_of_a_name(tmp_path):
 # ---- FASTA
 
 def test_what_is_unusual_in_a_protein_is_told(tmp_path):
-    records = [b'MKTAYIAK\nQRQISFVK*', b'mktayiakqr', b'MKT--AYI..QR', b'MKT*AYI', b'MKTAY IAKQR\tLV', b'MKXBZ', b'MKTayi-*']
+    records = [b'MKTAYIAK\nQRQISFVK*', b'mktayiakqr', b'MKT--AYI..QR', b'MKT*AYI', b'MKTAY IAKQR\tLV', b'MKXBZ',
+               b'MKTayi-*']
     content = b''.join(b'>%d\n%s\n' % (i, record) for i, record in enumerate(records))
     table = read_bytes(tmp_path / 'a.fasta', content)
-    assert table.x == [b'MKTAYIAKQRQISFVK', b'mktayiakqr', b'MKT--AYI..QR', b'MKT*AYI', b'MKTAYIAKQRLV', b'MKXBZ', b'MKTayi-']
+    assert table.x == [b'MKTAYIAKQRQISFVK', b'mktayiakqr', b'MKT--AYI..QR', b'MKT*AYI', b'MKTAYIAKQRLV',
+                       b'MKXBZ', b'MKTayi-']
     for note in ('spaces inside 1 lines of sequences are left out', '2 of 7 sequences have lower-case letters',
                  '2 of 7 sequences have gaps (- or .)', '1 of 7 sequences have a * before their end'):
         assert note in table.notes
@@ -72,7 +77,8 @@ def test_what_is_unusual_in_a_protein_is_told(tmp_path):
 def test_lengths_of_proteins(tmp_path):
     (tmp_path / 'a.fa').write_bytes(b'>a\nMK\n>b\nMKV\n>c\nMKVLA*\n>d\nMKVLAC\n')
     table = read(tmp_path / 'a.fa', shortest=3, longest=5)
-    assert table.x == [b'MKV', b'MKVLA'] and table.left_out == {'sequences of less than 3 or more than 5 residues': 2}
+    assert table.x == [b'MKV', b'MKVLA']
+    assert table.left_out == {'sequences of less than 3 or more than 5 residues': 2}
 
 
 # ---- windows

@@ -33,7 +33,10 @@ class ArffTable:
                 continue
             if line.startswith('{'):
                 fail(f'{self.path}, line {line_number}: rows in braces (sparse ARFF) cannot be read')
-            cells = split_cells(line)
+            try:
+                cells = split_cells(line)
+            except csv.Error as error:
+                fail(f'{self.path}, line {line_number}: {error}')
             if len(cells) != len(self.names):
                 fail(f'{self.path}, line {line_number}: {len(cells)} cells for {len(self.names)} attributes')
             wanted = [cells[place] for place in places]

@@ -69,8 +69,9 @@ class DelimitedTable:
                         first_long = begin
                 begin = end + 1
         except csv.Error as error:
-            fail(f'{self.path}, line {begin}: {error} (cells are separated by {self.delimiter!r}); if '
-                 'quotation marks have no meaning in it, pass --quotes=False')
+            reason = str(error).replace('\t', '\\t')
+            fail(f'{self.path}, line {begin}: {reason} (cells are separated by {self.delimiter!r}); if quotation '
+                 'marks have no meaning in it, pass --quotes=False')
         if n_long and self.quotes is None:
             self.meta['notes'].append(
                 f'{n_long:,} rows have line ends between quotation marks, the first in line {first_long}; if '

@@ -90,7 +90,7 @@ def find_columns(text, places, path, knob):
     """The places of the columns in a text 'a,b,c'. A name may have commas in it: whole names count first."""
     if text in places:
         return [places[text]]
-    most_commas = max(name.count(',') for name in places)
+    most_commas = max([name.count(',') for name in places], default=0)
     found = []
     begun = ''  # the start of a name that has a comma
     for piece in text.split(','):
@@ -136,7 +136,7 @@ def known_names(inputs, label_column, drop_column, split_column):
 def some(names):
     """The first few names, in one line."""
     names = list(names)
-    text = ', '.join(names[:8])
+    text = ', '.join(name or "''" for name in names[:8])
     if len(names) > 8:
         text += f', and {len(names) - 8} more'
     return text

@@ -118,7 +118,7 @@ class ParquetTable:
         self.path = path
         try:
             self.schema = pyarrow.parquet.read_schema(path)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             fail(f'cannot read {path}: {error}')
         self.names = self.schema.names
 
