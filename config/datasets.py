@@ -4,126 +4,181 @@ The data sets known by name: where their files are, how they are read, what thei
     python data.py               lists them
     python data.py esol          fetches and prepares one
 
-How one is read is a function from the paths of its files, by name, to [(split code, chunks)]; see the readers
-in util/. `meta` becomes meta.json. A row, with the source of its function, is part of the name of the
-prepared folder: corrected, it is read anew.
+Each is read by a function from the paths of its files, by name, to [(split code, chunks)]. The chunks are those
+of the readers in util/; `meta` becomes meta.json. The name of the prepared folder depends on the entry of the
+table and on the source of its function: if they change, the files are read again.
 """
 
-from collections import Counter
 from functools import partial
 
 import numpy as np
 
+from util.arff import ArffTable
+from util.cells import number
 from util.collider import HIGGS_COLUMNS, collider
+from util.delimited import DelimitedTable
 from util.errors import fail
 from util.files import open_lines
 from util.images import read_images
 from util.readers import read_file
 from util.splits import DRAW, DRAW_VAL, TEST, TRAIN, VAL
-from util.tables import csv_rows, number
+
+# -----------------------------------------------------------------------------
+# how they are read
 
 
 def simulated(paths, meta, n, seed):
-    x, y = collider(n, seed)
+    x, y = collider(n, seed)  # (n, 28) float32, (n,)
     meta['columns'] = HIGGS_COLUMNS
     return [(DRAW, [(x[:, :, None], y.tolist(), None)])]
 
 
 def as_it_stands(paths, meta, parts, **options):
     """parts: [(split code, 'file' or 'archive!member')]. The options go to its reader."""
-    parts = [(split, *part.partition('!')) for split, part in parts]
-    return [(split, read_file(f'{paths[file]}{mark}{member}', meta, **options))
-            for split, file, mark, member in parts]
+    sources = []
+    for split, part in parts:
+        file, mark, member = part.partition('!')
+        sources.append((split, read_file(f'{paths[file]}{mark}{member}', meta, **options)))
+    return sources
 
 
 def last_rows_test(paths, meta, part, first_test_row, **options):
-    """The rows from number first_test_row on are the test."""
-    def split(chunks, row=0):
-        for x, y, _ in chunks:
-            yield x, y, np.where(np.arange(row, row + len(x)) < first_test_row, DRAW_VAL, TEST)
-            row += len(x)
-    return [(None, split(chunks)) for _, chunks in as_it_stands(paths, meta, [(None, part)], **options)]
+    """The rows from number first_test_row on are the test; validation rows are drawn from those before."""
+    _, chunks = as_it_stands(paths, meta, [(None, part)], **options)[0]
+    return [(None, split_at(first_test_row, chunks))]
+
+
+def split_at(first_test_row, chunks):
+    """Yields the chunks with the split code of each row."""
+    start = 0
+    for x, y, _ in chunks:
+        row = np.arange(start, start + len(x))
+        yield x, y, np.where(row < first_test_row, DRAW_VAL, TEST)
+        start += len(x)
 
 
 def higgs_small(paths, meta):
-    """Stratified splits; the holes (of its last row) get the mean of the training rows."""
-    rows = csv_rows(paths['higgs_small.arff'], '.arff', meta)
-    label = next(rows)[1].index('class')
-    table = np.array([[number(cell) for cell in row] for _, row in rows], np.float32)  # (98050, 29)
-    x, y, meta['columns'] = np.delete(table, label, 1)[:, :, None], table[:, label], HIGGS_COLUMNS
+    """Stratified splits. The missing numbers, all in the last row, get the mean of the training rows."""
+    file = ArffTable(paths['higgs_small.arff'])
+    rows = []
+    for _, cells in file.rows(range(len(file.names))):
+        rows.append([number(cell) for cell in cells])
+    table = np.array(rows, np.float32)  # (98050, 29)
+    label = file.names.index('class')
+    y = table[:, label]
+    x = np.delete(table, label, 1)[:, :, None]  # (98050, 28, 1)
+    meta['columns'] = HIGGS_COLUMNS
     split = stratified_splits(y)
     x = np.where(np.isnan(x), np.nanmean(x[split == TRAIN], 0), x)
     return [(None, [(x, y.tolist(), split)])]
 
 
 def stratified_splits(y):
-    """20 % of each class for the test, 20 % of the rest for validation: (rows,) int8. On HIGGS-small these are
-    the sizes and class counts of Gorishniy et al. 2021; which rows they drew is not public."""
-    rng, split = np.random.default_rng(0), np.zeros(len(y), np.int8)
+    """
+    20 % of each class for the test, 20 % of the rest for validation: (rows,) int8.
+
+    On HIGGS-small these are the sizes and class counts of Gorishniy et al. 2021; which rows they drew is not
+    public.
+    """
+    rng = np.random.default_rng(0)
+    split = np.zeros(len(y), np.int8)
     for label in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y == label))
         n_test = round(0.2 * len(rows))
         n_val = round(0.2 * (len(rows) - n_test))
-        split[rows[:n_test]], split[rows[n_test:n_test + n_val]] = TEST, VAL
+        split[rows[:n_test]] = TEST
+        split[rows[n_test:n_test + n_val]] = VAL
     return split
 
 
 def molecules(paths, meta, file, **columns):
-    """
-    Scaffold splits, as DeepChem's ScaffoldSplitter: molecules with one Bemis-Murcko scaffold stay together;
-    the largest sets come first, a tie goes to the set with the later first molecule; 80 % train, 10 % val,
-    10 % test.
-    """
+    """SMILES with labels; scaffold splits. Molecules that RDKit cannot read are left out."""
     try:
         from rdkit import Chem, RDLogger
         from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
     except ImportError:
         fail('scaffold splits need rdkit: pip install rdkit')
     RDLogger.DisableLog('rdApp.*')
-    x, y, sets = [], [], {}
-    for smiles, labels, _ in read_file(paths[file], meta, **columns):
-        x, y = x + smiles, y + labels
-    for i, molecule in enumerate(Chem.MolFromSmiles(smiles.decode()) for smiles in x):
-        if molecule is not None:
-            sets.setdefault(MurckoScaffoldSmiles(mol=molecule), []).append(i)
-    n, count, split = sum(map(len, sets.values())), Counter(), {}
-    for rows in sorted(sets.values(), key=lambda rows: (len(rows), rows[0]), reverse=True):
-        code = TEST
-        if count[TRAIN] + len(rows) <= 0.8 * n:
+    x = []
+    y = []
+    scaffolds = []
+    for all_smiles, labels, _ in read_file(paths[file], meta, **columns):
+        for smiles, label in zip(all_smiles, labels):
+            molecule = Chem.MolFromSmiles(smiles.decode())
+            if molecule is None:
+                meta['left_out']['molecules that RDKit cannot read'] += 1
+                continue
+            x.append(smiles)
+            y.append(label)
+            scaffolds.append(MurckoScaffoldSmiles(mol=molecule))
+    return [(None, [(x, y, scaffold_splits(scaffolds))])]
+
+
+def scaffold_splits(scaffolds):
+    """
+    As DeepChem's ScaffoldSplitter: molecules with one Bemis-Murcko scaffold stay together; the largest sets
+    come first, a tie goes to the set with the later first molecule; 80 % train, 10 % val, 10 % test. -> the
+    split code of each
+    """
+    n = len(scaffolds)
+    sets = {}
+    for row, scaffold in enumerate(scaffolds):
+        sets.setdefault(scaffold, []).append(row)
+    largest_first = sorted(sets.values(), key=lambda rows: (len(rows), rows[0]), reverse=True)
+    n_train = 0
+    n_val = 0
+    splits = [TEST] * n
+    for rows in largest_first:
+        if n_train + len(rows) <= 0.8 * n:
+            n_train += len(rows)
             code = TRAIN
-        elif count[TRAIN] + count[VAL] + len(rows) <= 0.9 * n:
+        elif n_train + n_val + len(rows) <= 0.9 * n:
+            n_val += len(rows)
             code = VAL
-        count[code] += len(rows)
-        split.update(dict.fromkeys(rows, code))
-    meta['left_out']['molecules that RDKit cannot read'] += len(x) - n
-    kept = sorted(split)
-    return [(None, [([x[i] for i in kept], [y[i] for i in kept], [split[i] for i in kept])])]
+        else:
+            code = TEST
+        for row in rows:
+            splits[row] = code
+    return splits
 
 
 def wiki_books(paths, meta):
-    wiki, books = paths['psgs_w100.tsv.gz'], paths['bookcorpus.tar.bz2']
-    return [(DRAW, read_file(wiki, meta, window=1022, input_column='text')),
-            *((DRAW, read_file(f'{books}!books_large_p{k}.txt', meta, window=1022)) for k in (1, 2))]
+    books = paths['bookcorpus.tar.bz2']
+    sources = [(DRAW, read_file(paths['psgs_w100.tsv.gz'], meta, window=1022, input_column='text'))]
+    for part in ('books_large_p1.txt', 'books_large_p2.txt'):
+        sources.append((DRAW, read_file(f'{books}!{part}', meta, window=1022)))
+    return sources
 
 
 def mrpc(paths, meta):
-    """The rows whose two ids stand in GLUE's list are its dev rows, which are our test."""
-    dev = {tuple(line.decode().split()) for line in open_lines(paths['mrpc_dev_ids.tsv'])}
-    rows = csv_rows(paths['msr_paraphrase_train.txt'], '.tsv', meta, quotes=False)
-    meta['columns'] = next(rows)[1][3:]  # after Quality, #1 ID, #2 ID: #1 String, #2 String
-    labels, id_1, id_2, text_1, text_2 = zip(*(map(str.strip, row) for _, row in rows))
-    pairs = [(a.encode(), b.encode()) for a, b in zip(text_1, text_2)]
-    return [(None, [(pairs, labels, [TEST if ids in dev else DRAW_VAL for ids in zip(id_1, id_2)])])]
+    """The rows whose two ids are in GLUE's list are its dev rows, which are our test."""
+    dev_ids = set()
+    for line in open_lines(paths['mrpc_dev_ids.tsv'], 'utf-8'):
+        dev_ids.add(tuple(line.split()))
+    table = DelimitedTable(paths['msr_paraphrase_train.txt'], '.tsv', meta, header=True, quotes=False)
+    meta['columns'] = table.names[3:]  # the first are Quality, #1 ID, #2 ID
+    pairs = []
+    labels = []
+    splits = []
+    for _, cells in table.rows(range(5)):
+        label, id_1, id_2, text_1, text_2 = [cell.strip() for cell in cells]
+        pairs.append((text_1.encode(), text_2.encode()))
+        labels.append(label)
+        splits.append(TEST if (id_1, id_2) in dev_ids else DRAW_VAL)
+    return [(None, [(pairs, labels, splits)])]
 
 
 def imagenet100(paths, meta):
-    return [(DRAW, read_images(paths['imagenet'], meta, {*paths['imagenet100.txt'].read_text().split()}))]
+    classes = set(paths['imagenet100.txt'].read_text().split())
+    return [(DRAW, read_images(paths['imagenet'], meta, classes))]
 
 
-# And their table. `files`: name -> (address, bytes, hash), the last two where a public source states them;
-# target and metric are what finetune.py does. Each address stands in the public code named beside it.
+# -----------------------------------------------------------------------------
+# The table. `files`: name -> (address, bytes, hash), the last two where a public source states them;
+# target and metric are what finetune.py does. Each address is in the public code named beside it.
 
 def entry(about, licence, files, target, metric, read, **options):
+    """A row of the table. The options go to the function `read`."""
     return dict(about=about, licence=licence, files=files, target=target, metric=metric,
                 read=partial(read, **options))
 
@@ -139,22 +194,27 @@ def tape(task, label, target, metric, test, about):
     """songlab-cal/tape: README.md, tape/datasets.py"""
     file = f'{task}.tar.gz'
     address = f'https://s3.amazonaws.com/songlabdata/proteindata/data_raw_pytorch/{file}'
-    parts = [(split, f'{file}!{task}/{task}_{name}.json')
-             for split, name in ((TRAIN, 'train'), (VAL, 'valid'), (TEST, test))]
+    parts = []
+    for split, name in ((TRAIN, 'train'), (VAL, 'valid'), (TEST, test)):
+        parts.append((split, f'{file}!{task}/{task}_{name}.json'))
     return entry(f'TAPE: {about}', 'not stated (code: BSD 3-clause)', {file: (address, None, None)},
                  target, metric, as_it_stands, parts=parts, input_column='primary', label_column=label)
 
 
 def glue(file, size, sha256, text, label, target, metric, about, folder=None, dev='dev', **options):
     """huggingface/datasets: datasets/glue/glue.py. Test labels are secret: dev is our test."""
-    folder = f'{file}!{folder or file.removesuffix(".zip")}'
+    if folder is None:
+        folder = file.removesuffix('.zip')
+    folder = f'{file}!{folder}'
     return entry(f'GLUE: {about}; tested on its dev rows', 'GLUE card: CC BY 4.0; those of the tasks differ',
                  {file: (f'{FACEBOOK}/glue/data/{file}', size, f'sha256:{sha256}')}, target, metric,
                  as_it_stands, parts=[(DRAW_VAL, f'{folder}/train.tsv'), (TEST, f'{folder}/{dev}.tsv')],
                  input_column=text, label_column=label, quotes=False, **options)
 
 
-UCI, FACEBOOK = 'https://archive.ics.uci.edu/ml/machine-learning-databases', 'https://dl.fbaipublicfiles.com'
+UCI = 'https://archive.ics.uci.edu/ml/machine-learning-databases'
+FACEBOOK = 'https://dl.fbaipublicfiles.com'
+FIGSHARE = 'https://ndownloader.figshare.com/files'
 MNLI = ('MNLI.zip', 312_783_507, 'e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633',
         'sentence1,sentence2', 'gold_label', 'multiclass', 'accuracy')
 
@@ -180,7 +240,8 @@ DATASETS = {
             f'{UCI}/00203/YearPredictionMSD.txt.zip', None,
             'sha256:06f801af323bb7798e800583acce4ea1ed2697ac12c23f4424aea0a7a3d09e11')},
         'regression', 'rmse', last_rows_test, part='YearPredictionMSD.txt.zip!YearPredictionMSD.txt',
-        first_test_row=463_715, kind='.csv', label_column='c0'),
+        first_test_row=463_715, ending='.csv', header=False,
+        label_column='c0'),
     # proteins
     'pfam': entry(  # ProteinsWebTeam/pfam-docs: docs/ftp-site.rst has the https form of the current release
         'Pfam 32.0: domains of proteins, of 50 to 1,024 residues', 'CC0',
@@ -196,12 +257,11 @@ DATASETS = {
     # molecules
     'guacamol': entry(  # BenevolentAI/guacamol: README.md (with the md5); the files are drawn from ChEMBL 24
         'GuacaMol: 1,591,378 molecules as SMILES', 'files not stated (code: MIT; ChEMBL: CC BY-SA 3.0)',
-        {f'guacamol_v1_{name}.smiles': (f'https://ndownloader.figshare.com/files/{file}', None, md5)
-         for name, file, md5 in (('train', 13612760, 'md5:05ad85d871958a05c02ab51a4fde8530'),
-                                 ('valid', 13612766, 'md5:e53db4bff7dc4784123ae6df72e3b1f0'),
-                                 ('test', 13612757, 'md5:677b757ccec4809febd83850b43e1616'))},
-        None, None, as_it_stands, parts=[(split, f'guacamol_v1_{name}.smiles') for split, name in (
-            (TRAIN, 'train'), (VAL, 'valid'), (TEST, 'test'))]),
+        {'guacamol_v1_train.smiles': (f'{FIGSHARE}/13612760', None, 'md5:05ad85d871958a05c02ab51a4fde8530'),
+         'guacamol_v1_valid.smiles': (f'{FIGSHARE}/13612766', None, 'md5:e53db4bff7dc4784123ae6df72e3b1f0'),
+         'guacamol_v1_test.smiles': (f'{FIGSHARE}/13612757', None, 'md5:677b757ccec4809febd83850b43e1616')},
+        None, None, as_it_stands, parts=[(TRAIN, 'guacamol_v1_train.smiles'), (VAL, 'guacamol_v1_valid.smiles'),
+                                         (TEST, 'guacamol_v1_test.smiles')]),
     'bbbp': moleculenet('BBBP.csv', 'md5:66286cb9e6b148bd75d80c870df580fb', 'smiles', 'p_np', 'binary',
                         'roc_auc', 'does it pass from blood to brain; 2,050 molecules, RDKit reads 2,039'),
     'bace': moleculenet('bace.csv', 'md5:ba7f8fa3fdf463a811fa7edea8c982c2', 'mol', 'Class', 'binary',

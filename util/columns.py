@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from util.tables import some
+from util.header import some
 
 WORST_LOSS = 1e-3  # of a column's standard deviation: float32 may move a value so far and no farther
 FAR = 20  # standard deviations from the mean: a value so far off is told

@@ -56,59 +56,84 @@ LONGEST = 2 ** 28  # bytes of a line, a FASTA record, a cell, a JSON object
 CHUNK_BYTES = 2 ** 26  # of the rows looked at in one piece
 CHUNK = 8192  # rows looked at in one piece, which bounds the memory
 
+ARCHIVE_MEMBER = re.compile(r'(.+\.(?:zip|tar|tar\.gz|tgz|tar\.bz2))!(.+)')  # 'a.zip!member'
+OPENERS = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
+UTF8_MARK = b'\xef\xbb\xbf'  # the byte-order mark that Windows writes at the start of a text
+DAMAGED = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error)
+
 
 @contextmanager
 def open_stream(path):
-    """A file as a stream of bytes, unpacked if it is .gz, .bz2 or .xz; 'a.zip!member' is a member of an
-    archive, which may also be .tar, .tar.gz or .tar.bz2. A damaged file is the user's to put right."""
-    match = re.fullmatch(r'(.+\.(?:zip|tar|tar\.gz|tgz|tar\.bz2))!(.+)', str(path))
-    path, member = match.groups() if match else (str(path), None)
+    """
+    A file as a stream of bytes, unpacked if it is .gz, .bz2 or .xz. 'a.zip!member' is a member of an archive,
+    which may also be .tar, .tar.gz or .tar.bz2. What goes wrong while it is read becomes a UserError.
+    """
+    path = str(path)
+    found = ARCHIVE_MEMBER.fullmatch(path)
+    member = None
+    if found:
+        path, member = found.groups()
     try:
         if member is None:
-            unpack = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
-            with unpack.get(Path(path).suffix.lower(), open)(path, 'rb') as f:
-                yield f
+            open_file = OPENERS.get(Path(path).suffix.lower(), open)
+            with open_file(path, 'rb') as file:
+                yield file
         elif path.endswith('.zip'):
-            with zipfile.ZipFile(path) as archive, archive.open(member) as f:
-                yield f
+            with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+                yield file
         else:
             with tarfile.open(path) as archive:
-                found = next((m for m in archive if m.name == member), member)
-                yield archive.extractfile(found)  # no link leads out of the archive
+                yield archive.extractfile(find_member(archive, member))  # no link leads out of the archive
     except KeyError:
         fail(f'{path} has no file {member} in it')
     except UnicodeDecodeError:
         fail(f'{path} is not UTF-8 text: `iconv -f UTF-16 -t UTF-8` (or -f LATIN1) makes it so')
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error) as e:
-        fail(f'{path} is damaged or cut short ({e}): fetch it again')
+    except DAMAGED as error:
+        fail(f'{path} is damaged or cut short ({error}): fetch it again')
     except OSError as error:
         fail(f'cannot read {path}: {error.strerror or error}')
 
 
+def find_member(archive, name):
+    """The first member of a tar archive with this name, for which it need not be read to its end."""
+    for member in archive:
+        if member.name == name:
+            return member
+    return name  # there is none: extractfile raises KeyError
+
+
 def open_lines(path, encoding=None):
-    """The lines of open_stream(path), as bytes, or as text in an encoding."""
-    with open_stream(path) as f:
-        while line := f.readline(LONGEST + 1):
+    """Yields the lines of open_stream(path), as bytes, or as text in an encoding; without a byte-order mark."""
+    with open_stream(path) as file:
+        line = file.readline(LONGEST + 1).removeprefix(UTF8_MARK)
+        while line:
             if len(line) > LONGEST:
-                fail(f'{path} has a line of more than {LONGEST:,} bytes (LONGEST in util/files.py): is it text?')
+                fail(f'{path} has a line of more than {LONGEST:,} bytes (LONGEST in util/files.py): is it '
+                     'text?')
             yield line if encoding is None else line.decode(encoding)
+            line = file.readline(LONGEST + 1)
 
 
 def file_format(path):
-    """'.csv' for a.csv, a.csv.gz and a.CSV.xz; '.tsv' for b.zip!c/train.tsv."""
-    suffixes = [s.lower() for s in Path(str(path).rpartition('!')[2]).suffixes]
-    return next((s for s in reversed(suffixes) if s not in ('.gz', '.bz2', '.xz')), '')
+    """'.csv' for a.csv, a.csv.gz and a.CSV.xz; '.tsv' for b.zip!c/train.tsv; '' where there is no ending."""
+    name = str(path).rpartition('!')[2]
+    for suffix in reversed(Path(name).suffixes):
+        if suffix.lower() not in OPENERS:
+            return suffix.lower()
+    return ''
 
 
 def in_chunks(items, size=CHUNK, weigh=len):
-    """Lists of up to `size` items, or of less where the items are large: weigh(item) is its bytes, about."""
-    chunk, weight = [], 0
+    """Lists of up to `size` items, or of fewer where the items are large: weigh(item) is its bytes, about."""
+    chunk = []
+    weight = 0
     for item in items:
         chunk.append(item)
         weight += weigh(item)
         if len(chunk) == size or weight > CHUNK_BYTES:
             yield chunk
-            chunk, weight = [], 0
+            chunk = []
+            weight = 0
     if chunk:
         yield chunk
 

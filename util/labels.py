@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from util.tables import number
+from util.cells import number
 
 INTEGER = re.compile(r'[+-]?[0-9]+')
 
@@ -27,18 +27,17 @@ class Labels:
         -> y (N,) float64, NaN where there is no label; the names of text classes or None; notes for the user
 
         If all labels are numbers, so is y, and a cell like NA is no label. Otherwise labels are classes,
-        numbered in the sorted order of their names, and NA is one of them: it may be Namibia.
+        numbered in the sorted order of their names, and NA is one of them: it may be Namibia. (util/tasks.py
+        says so, and which labels are text where most are numbers.)
         """
         codes = np.concatenate(self.codes)
-        counts = np.bincount(codes, minlength=len(self.code_of))  # rows of each label
         stated = {}  # label -> the number that it spells, NaN for NA, None for text
         for label in self.code_of:
             if label not in (None, ''):
                 stated[label] = spelled_number(label)
         if None in stated.values():
             classes = stated
-            notes = notes_on_numbers(stated, self.code_of, codes, counts)
-            notes += notes_on_na(stated, self.code_of, counts)
+            notes = []
         else:
             classes, notes = distinct_integers(stated)
 
@@ -58,37 +57,6 @@ def spelled_number(label):
     if isinstance(label, str):
         return number(label)
     return float(label)
-
-
-def notes_on_numbers(stated, code_of, codes, counts):
-    """A note if some labels are text and most are numbers: the texts may be mistakes."""
-    texts = []
-    n_texts = 0  # rows
-    n_numbers = 0
-    for label, value in stated.items():
-        if value is None:
-            texts.append(label)
-            n_texts += counts[code_of[label]]
-        elif not math.isnan(value):
-            n_numbers += counts[code_of[label]]
-    if n_texts >= n_numbers:
-        return []
-    row = int(np.argmax(codes == code_of[texts[0]])) + 1
-    note = f'most labels are numbers, but that of row {row:,} is {texts[0]!r}'
-    if len(texts) > 1:
-        note += f', and {len(texts) - 1:,} other labels are text too'
-    return [f'{note}: all labels are read as names of classes']
-
-
-def notes_on_na(stated, code_of, counts):
-    """Notes on labels like NA among texts."""
-    notes = []
-    for label, value in stated.items():
-        if value is not None and math.isnan(value):
-            n = int(counts[code_of[label]])
-            notes.append(f'{n:,} rows have the label {label!r}, which is a class of its own: leave the cells '
-                         'empty if it means that there is no label')
-    return notes
 
 
 def distinct_integers(stated):

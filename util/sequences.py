@@ -1,55 +1,120 @@
 """Byte sequences: lines of text, SMILES, FASTA records, windows of a text."""
 
-import itertools
 import math
+import re
 
 from util.errors import fail
 from util.files import LONGEST, open_lines
 
+# what is unusual in the sequence of a protein: (what it is called, a pattern that finds it)
+UNUSUAL = (
+    ('lower-case letters, which are other inputs than capitals', re.compile(rb'[a-z]')),
+    ('gaps (- or .), which are kept', re.compile(rb'[-.]')),
+    ('a * before their end, which is kept', re.compile(rb'\*')),
+)
+WHITESPACE = re.compile(rb'\s+')
 
-def lines(path, kind, meta):
-    """One sequence a line; of SMILES lines the first word (a name may follow). Blank lines are left out."""
-    for line in open_lines(path):
+
+def read_lines(path, ending, meta):
+    """
+    Yields one sequence a line; blank lines are left out. In .smi and .smiles files it is the first word of the
+    line, for a name may follow, and a first line that says SMILES is a header.
+    """
+    is_text = ending == '.txt'
+    for number, line in enumerate(open_lines(path), 1):
         words = line.split()
-        if words:
-            yield line.rstrip(b'\r\n') if kind == '.txt' else words[0]
-        else:
+        if not words:
             meta['left_out']['blank lines'] += 1
+        elif is_text:
+            yield line.rstrip(b'\r\n')
+        elif number == 1 and b'smiles' in words[0].lower():
+            meta['notes'].append(f'the first line, {shown(line)}, is a header and no molecule')
+        elif b',' in words[0]:
+            fail(f'{path}, line {number}: {shown(words[0])} has a comma, which no SMILES has: separate the '
+                 'name by a space, or call the file .csv')
+        else:
+            yield words[0]
 
 
-def fasta(path, meta, shortest=1, longest=math.inf):
-    """Header lines start with '>'; a sequence may run over several lines; a final '*' (stop) is dropped."""
+def shown(line):
+    """The start of a line, for a message."""
+    return repr(line.strip()[:60].decode(errors='replace'))
+
+
+def read_fasta(path, meta, shortest=1, longest=math.inf):
+    """
+    Yields the sequences of a FASTA file that have `shortest` to `longest` residues; the others are counted.
+
+    A record begins with a line '>'; its sequence may run over several lines. A final '*' (stop) is dropped.
+    What is unusual in the sequences is counted in a note.
+    """
+    counts = dict.fromkeys([what for what, _ in UNUSUAL], 0)
+    n = 0
+    for sequence in fasta_records(path, meta):
+        sequence = sequence.rstrip(b'*')
+        if not sequence:
+            meta['left_out']['empty sequences'] += 1
+            continue
+        if not shortest <= len(sequence) <= longest:
+            why = f'sequences of less than {shortest} or more than {longest} residues'
+            meta['left_out'][why] += 1
+            continue
+        n += 1
+        for what, pattern in UNUSUAL:
+            if pattern.search(sequence):
+                counts[what] += 1
+        yield sequence
+    for what, count in counts.items():
+        if count:
+            meta['notes'].append(f'{count:,} of {n:,} sequences have {what}')
+
+
+def fasta_records(path, meta):
+    """Yields the sequence of each record, without line ends and spaces."""
     record = None  # until the first header
-    for line in itertools.chain(open_lines(path), [b'>']):
+    n_spaced = 0
+    for line in open_lines(path):
         line = line.strip()
         if line.startswith(b'>'):
-            sequence = bytes(record or b'').rstrip(b'*')
-            if shortest <= len(sequence) <= longest:
-                yield sequence
-            elif record is not None:
-                why = f'sequences of less than {shortest} or more than {longest} residues'
-                meta['left_out'][why if sequence else 'empty sequences'] += 1
+            if record is not None:
+                yield bytes(record)
             record = bytearray()
-        elif line and record is None:
+            continue
+        if not line:
+            continue
+        if record is None:
             fail(f'{path} does not look like FASTA: its first line is no ">" header')
-        elif line:
-            record += line
-            if len(record) > LONGEST:
-                fail(f'{path} has a record of more than {LONGEST:,} bytes (LONGEST in util/files.py)')
+        residues = WHITESPACE.sub(b'', line)
+        n_spaced += len(residues) < len(line)
+        record += residues
+        if len(record) > LONGEST:
+            fail(f'{path} has a record of more than {LONGEST:,} bytes (LONGEST in util/files.py)')
+    if record is not None:
+        yield bytes(record)
+    if n_spaced:
+        meta['notes'].append(f'spaces inside {n_spaced:,} lines of sequences are left out')
 
 
 def windows(chunks, size):
     """Lines, in chunks, joined again and cut into windows of `size` bytes, never inside a UTF-8 character."""
     rest = b''
     for chunk in chunks:
-        if not isinstance(chunk, list) or chunk and not isinstance(chunk[0], bytes):
+        if not isinstance(chunk, list) or (chunk and not isinstance(chunk[0], bytes)):
             fail(f'window={size}: only lines of text can be joined')
-        text, at = rest + b'\n'.join(chunk) + b'\n', 0
-        while len(text) - at > size:
-            # a character's later bytes are 10xxxxxx: step back, by 3 at most, to one that starts a character
-            end = next((e for e in range(at + size, at + size - 4, -1) if text[e] & 0xC0 != 0x80), at + size)
-            yield text[at:end]
-            at = end
-        rest = text[at:]
+        text = rest + b'\n'.join(chunk) + b'\n'
+        begin = 0
+        while len(text) - begin > size:
+            end = character_start(text, begin + size)
+            yield text[begin:end]
+            begin = end
+        rest = text[begin:]
     if rest.strip():
         yield rest.rstrip(b'\n')
+
+
+def character_start(text, at):
+    """The first byte of the UTF-8 character that `at` is in: the others are 10xxxxxx, and three at most."""
+    for start in range(at, at - 4, -1):
+        if text[start] & 0xC0 != 0x80:
+            return start
+    return at  # this is not UTF-8

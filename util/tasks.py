@@ -19,6 +19,7 @@ import numpy as np
 
 from util.errors import fail
 from util.metrics import METRICS, predicted_classes
+from util.readers import label_advice
 from util.splits import SPLITS
 
 TARGETS = ('binary', 'multiclass', 'regression')
@@ -82,6 +83,8 @@ def labelled_rows(dataset, splits):
     for split in splits:
         of_split = dataset.rows(split)
         rows[split] = of_split[~np.isnan(dataset.y[of_split])]
+        if np.isnan(dataset.y).all():
+            fail(f'{dataset.name} has no labels: {label_advice(dataset.meta)}')
         if not len(rows[split]):
             fail(f'{dataset.name} has no labelled {split} rows: see label_column and the split knobs')
     return rows
