@@ -124,7 +124,7 @@ def splits_of(chunk, selection, table):
 
 
 def check_labels(table, selection, first):
-    """Fails on labels such as dates or numbers with decimal commas, which would be taken for names of classes."""
+    """Fails on labels such as dates or numbers with decimal commas: they would be taken for class names."""
     if selection.label is None:
         return
     at = len(selection.names)  # of the label among the cells
