@@ -291,7 +291,7 @@ def probe_rows(features: Callable, data: Dataset, task: dict, train_rows: np.nda
 def show_masks(ev: Evaluation, masking: Masking):
     """Figure 2, Table 7: two masks by the same weights beside baselines; statistics of 1,000 masks of each."""
     data = ev.data
-    is_image = data.d_raw == 3 and math.isqrt(data.n) ** 2 == data.n
+    is_image = is_picture(data)
     view_1 = f'{masking.mask} 1'
     view_2 = f'{masking.mask} 2'
     maskings = {}
@@ -322,7 +322,7 @@ def show_masks(ev: Evaluation, masking: Masking):
         columns = {'reference': x}
         for name, hidden in masks.items():
             columns[name] = x.masked_fill(hidden[..., None], torch.nan)
-        columns[f'answer to {view_1}'] = mask_statistics.reconstruct(ev.model, x, masks[view_1])
+        columns[f'{view_1}, reconstructed'] = mask_statistics.reconstruct(ev.model, x, masks[view_1])
         plots.image_sheet(columns, data.norm, out)
     elif data.is_bytes:
         texts = []
@@ -332,6 +332,13 @@ def show_masks(ev: Evaluation, masking: Masking):
         plots.text_sheet(texts, out)
     else:
         plots.heat_map(torch.cat([kept[view_1], kept[view_2]]), data.columns, out)
+
+
+def is_picture(data):
+    """Whether a row can be drawn: the pixels of a square picture, in colour, or grey where the data set says so."""
+    if data.is_bytes or math.isqrt(data.n) ** 2 != data.n:
+        return False
+    return data.d_raw == 3 or data.meta.get('is_picture', False)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from util.collider import HIGGS_COLUMNS, collider
 from util.delimited import DelimitedTable
 from util.errors import fail
 from util.files import open_lines
+from util.glyphs import glyphs
 from util.images import read_images
 from util.readers import read_file
 from util.splits import DRAW, DRAW_VAL, TEST, TRAIN, VAL
@@ -30,6 +31,13 @@ from util.splits import DRAW, DRAW_VAL, TEST, TRAIN, VAL
 def simulated(paths, meta, n, seed):
     x, y = collider(n, seed)  # (n, 28) float32, (n,)
     meta['columns'] = HIGGS_COLUMNS
+    return [(DRAW, [(x[:, :, None], y.tolist(), None)])]
+
+
+def drawn(paths, meta, n, seed):
+    x, y = glyphs(n, seed)  # (n, 144) float32, (n,)
+    meta['columns'] = [f'pixel{i}' for i in range(x.shape[1])]
+    meta['is_picture'] = True  # eval.py --show=masks draws them
     return [(DRAW, [(x[:, :, None], y.tolist(), None)])]
 
 
@@ -222,6 +230,9 @@ DATASETS = {
     'collider': entry(
         'simulated here: a toy Monte Carlo of UCI HIGGS (arXiv:1402.4735), 120,000 events', 'ours', {},
         'binary', 'accuracy', simulated, n=120_000, seed=0),
+    'glyphs': entry(
+        'drawn here: the ten digits by a wobbly pen, 20,000 pictures of 12 x 12 grey values', 'ours', {},
+        'multiclass', 'accuracy', drawn, n=20_000, seed=0),
     # particle physics and tables
     'higgs': entry(  # tensorflow/datasets: tensorflow_datasets/url_checksums/higgs.txt
         'UCI HIGGS: 11,000,000 simulated collisions, 28 numbers; the last 500,000 are the test', 'CC BY 4.0',

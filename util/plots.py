@@ -23,6 +23,8 @@ from util.files import atomic_write
 
 DPI = 110
 LARGEST_SIDE = 2 ** 16  # pixels: matplotlib draws nothing larger
+GREY = (0.6, 0.6, 0.6)
+BLUE = (0.25, 0.45, 0.85)
 BLOCKS = '▁▂▃▄▅▆▇█'
 RED_IN_A_TERMINAL = '\033[41;97m{}\033[0m'
 IN_CURVES = ('loss', 'val_loss', 'val_loss_random', 'val_score', 'mask_entropy', 'hidden_least', 'hidden_most')
@@ -179,14 +181,17 @@ def heat_map(hidden, names, out):
 
 def image_sheet(columns, norm, out):
     """
-    Draw images in four rows, a column for each kind of mask, in out/masks.png. columns {name: x (B, n, 3)},
-    square images scaled by `norm`; NaN = hidden, drawn grey. The first hides nothing.
+    Draw images in four rows, a column for each kind of mask, in out/masks.png. columns {name: x (B, n, 3) or
+    (B, n, 1)}, square images scaled by `norm`; NaN = hidden, drawn grey, or blue in grey images. The first column
+    hides nothing.
     """
     x = torch.stack([images[:4].cpu().float() for images in columns.values()])  # (columns, 4, n, 3)
     if norm['kind'] == 'standard':
         x = x * norm['std'] + norm['mean']
     low, high = x[0].min(), x[0].max()
-    x = ((x - low) / (high - low)).clamp(0, 1).nan_to_num(0.6)
+    x = ((x - low) / (high - low)).clamp(0, 1)
+    hidden_colour = GREY if x.shape[3] == 3 else BLUE
+    x = torch.where(x.isnan(), torch.tensor(hidden_colour), x)  # (columns, 4, n, 3), of grey images too
     side = math.isqrt(x.shape[2])
     x = x.unflatten(2, (side, side))  # (columns, 4, side, side, 3)
     gap = math.ceil(side / 16)
