@@ -27,6 +27,7 @@ BODY = ['1.5,2,0', '-3,1.25,1', '4,5,1']
     ('a.tsv', ['a\tb\ty', *[line.replace(',', '\t') for line in BODY]]),
     ('a.csv', ['a,b,y,', *[line + ',' for line in BODY]]),
     ('a.csv', ['a,b,y,,', *[line + ',,' for line in BODY], ',,,,', ',,,,']),  # Excel: emptied columns and rows
+    ('a.csv', [',,', ',,', 'a,b,y', *BODY]),
     ('a.csv', ['a,b,y', *[line + ',' for line in BODY]]),
     ('a.csv', ['"a","b","y"', '"1.5","2","0"', '"-3","1.25","1"', '"4","5","1"'])])
 def test_one_table_in_many_writings(tmp_path, name, lines):

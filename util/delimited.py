@@ -43,6 +43,7 @@ class DelimitedTable:
                 note += ', and 1,5 is read as 1.5'
             meta['notes'].append(note)
         rows = self.split(itertools.chain(first_lines, lines), n_before)
+        rows = itertools.dropwhile(is_empty, rows)
         sample = next(in_chunks(rows, SAMPLE, row_size), None)
         if sample is None:
             fail(f'{path} is empty')
@@ -70,8 +71,8 @@ class DelimitedTable:
                 begin = end + 1
         except csv.Error as error:
             reason = str(error).replace('\t', '\\t')
-            fail(f'{self.path}, line {begin}: {reason} (cells are separated by {self.delimiter!r}); if quotation '
-                 'marks have no meaning in it, pass --quotes=False')
+            fail(f'{self.path}, line {begin}: {reason} (cells are separated by {self.delimiter!r}); if '
+                 'quotation marks have no meaning in it, pass --quotes=False')
         if n_long and self.quotes is None:
             self.meta['notes'].append(
                 f'{n_long:,} rows have line ends between quotation marks, the first in line {first_long}; if '
@@ -104,7 +105,7 @@ class DelimitedTable:
         self.has_commas = False
         self.grouped = None
         for line, cells in self.every_row:
-            if len(self.names) > 1 and not any(cells):  # Excel writes such rows
+            if len(self.names) > 1 and is_empty((line, cells)):  # Excel writes such rows
                 self.meta['left_out']['rows of empty cells'] += 1
                 continue
             if len(cells) != len(self.names) and not self.fits(line, cells):
@@ -143,6 +144,12 @@ class DelimitedTable:
         if self.grouped is None and POINT_AND_THREE.fullmatch(cell):
             self.grouped = cell
         return cell
+
+
+def is_empty(row):
+    """Whether no cell of a row (line number, cells) has anything in it."""
+    _, cells = row
+    return not any(cells)
 
 
 def row_size(row):

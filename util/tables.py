@@ -26,7 +26,7 @@ from util.splits import SPLIT_WORDS
 TABLES = ('.csv', '.tsv', '.arff', '.json', '.jsonl', '.parquet')
 TABLE_KNOBS = ('input_column', 'label_column', 'drop_column', 'split_column', 'missing', 'header', 'quotes',
                'categories')  # the last is no knob of the command line: a checkpoint knows it
-INDEX_NAME = re.compile(r'|Unnamed: \d+|__index_level_\d+__')  # of a row index that R or pandas saved
+INDEX_NAME = re.compile(r'|\.\.\.1|Unnamed: [\d.]+|__index_level_\d+__')  # as R and pandas save row indices
 MOST_CLASSES = 20  # numbers that are taken for classes, as in util/tasks.py
 
 
@@ -242,7 +242,8 @@ def check_as_before(table, name, cells, is_text, known):
     if name in known and not is_text:
         for cell in cells:
             if cell not in known[name]:
-                fail(f'{table.path}: column {name!r} holds numbers, such as {cell!r}, and text in the file before')
+                fail(f'{table.path}: column {name!r} holds numbers, such as {cell!r}, and text in the file '
+                     'before')
 
 
 def check_texts(table, name, cells):
