@@ -9,7 +9,7 @@ MISSING = frozenset((
     '', '#n/a', '#n/a n/a', '#na', '-1.#ind', '-1.#qnan', '-nan', '1.#ind', '1.#qnan', '<na>', 'n/a', 'na',
     'nan', 'none', 'null', '?', '\\n'))
 
-LARGEST_EXACT = 2 ** 53  # float64 holds every whole number up to this
+LARGEST_EXACT = 2.0 ** 53  # float64 holds every whole number up to this
 
 
 def number(cell: str) -> float | None:

@@ -35,6 +35,8 @@ class DelimitedTable:
         self.path = path
         self.meta = meta
         self.quotes = quotes
+        self.has_commas = False  # whether a number has a decimal comma
+        self.grouped = None  # a cell like 1.234, if there is one
         lines = open_lines(path, 'utf-8')
         self.delimiter, first_lines, n_before = find_delimiter(lines, ending, quotes)
         if ending == '.csv' and self.delimiter != ',':
@@ -86,9 +88,11 @@ class DelimitedTable:
         n_columns = count_columns(sample)
         first = [cell.strip() for cell in sample[0][1][:n_columns]]
         is_guess = False
-        if header is None:
-            below = [cells for _, cells in sample[1:]]
-            header, is_guess = infer_header(first, below, named)
+        if header is None and has_names(first, named):
+            header = True
+        elif header is None:
+            below = [self.with_points(cells) for _, cells in sample[1:]]
+            header, is_guess = infer_header(self.with_points(first), below, named)
         if is_guess:
             taken = 'names' if header else 'a row'
             shown = ', '.join(first[:4])
@@ -110,10 +114,7 @@ class DelimitedTable:
                 continue
             if len(cells) != len(self.names) and not self.fits(line, cells):
                 continue
-            wanted = [cells[place] for place in places]
-            if self.delimiter == ';':
-                wanted = [self.with_point(cell) for cell in wanted]
-            yield line, wanted
+            yield line, self.with_points([cells[place] for place in places])
         if self.has_commas and self.grouped:
             self.meta['notes'].append(f'numbers in it have decimal commas, but the point of {self.grouped!r} '
                                       'is read as a decimal point too')
@@ -136,14 +137,19 @@ class DelimitedTable:
             message += '; if each line begins with a row name (R), give that column a name in the header'
         fail(message)
 
-    def with_point(self, cell):
-        """1.5 for 1,5; any other cell as it is."""
-        if DECIMAL_COMMA.fullmatch(cell):
-            self.has_commas = True
-            return cell.replace(',', '.')
-        if self.grouped is None and POINT_AND_THREE.fullmatch(cell):
-            self.grouped = cell
-        return cell
+    def with_points(self, cells):
+        """The cells, with 1.5 for 1,5 where numbers may have a decimal comma."""
+        if self.delimiter != ';':
+            return cells
+        converted = []
+        for cell in cells:
+            if DECIMAL_COMMA.fullmatch(cell):
+                self.has_commas = True
+                cell = cell.replace(',', '.')
+            elif POINT_AND_THREE.fullmatch(cell):
+                self.grouped = cell
+            converted.append(cell)
+        return converted
 
 
 def is_empty(row):
@@ -159,23 +165,26 @@ def row_size(row):
 
 
 def find_delimiter(lines, ending, quotes):
-    """-> the delimiter; the lines with cells that were read to find it; how many lines are before those"""
+    """-> the delimiter; the lines read to find it that are rows, in a list; how many lines are before those"""
     n_before = 0
-    for line in lines:
-        stated = SEP_LINE.fullmatch(line)
-        if stated:
-            return stated[1], [], n_before + 1
-        if line.strip():
-            break
+    line = next(lines, '')
+    while line and not line.strip():
         n_before += 1
-    else:
-        return ',', [], n_before
+        line = next(lines, '')
+    stated = SEP_LINE.fullmatch(line)
+    if stated:
+        return stated[1], [], n_before + 1
     if ending == '.tsv':
         return '\t', [line], n_before
     bare = line
     if quotes is not False:
         bare = re.sub(r'"[^"]*"', '', line)  # a delimiter in a quoted name does not count
-    return max(DELIMITERS, key=bare.count), [line], n_before
+    counts = {delimiter: bare.count(delimiter) for delimiter in DELIMITERS}
+    if counts[';']:
+        for cell in bare.split(';'):
+            if DECIMAL_COMMA.fullmatch(cell):
+                counts[','] -= 1
+    return max(DELIMITERS, key=counts.get), [line], n_before
 
 
 def count_columns(sample):
@@ -200,10 +209,9 @@ def infer_header(first, below, named):
     """
     Whether a first line holds the names of the columns, and whether that is a guess. -> (bool, bool)
 
-    first: its cells. below: cells of the rows after it. named: as in DelimitedTable.
+    first: its cells, none of which is in `named`. below: cells of the rows after it. named: as in
+    DelimitedTable.
     """
-    if has_names(first, named):
-        return True, False
     if None not in [number(cell) for cell in first]:
         counted = [str(i) for i in range(len(first))]  # the names that pandas gives the columns of an array
         return first == counted, True

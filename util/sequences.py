@@ -13,7 +13,6 @@ UNUSUAL = (
     ('a * before their end, which is kept', re.compile(rb'\*')),
     ('characters that are no letters', re.compile(rb'[^A-Za-z*.-]')),
 )
-WHITESPACE = re.compile(rb'\s+')
 # atoms in brackets, atoms without, and the signs of bonds, branches and rings (OpenSMILES)
 SMILES = re.compile(rb'(\[[^\]]+\]|Br|Cl|[BCNOPSFIbcnops*]|[-=#$:/\\.()%0-9~>])+')
 
@@ -111,7 +110,7 @@ def fasta_records(path, meta):
             continue
         if record is None:
             fail(f'{path} does not look like FASTA: its first line is no ">" header')
-        residues = WHITESPACE.sub(b'', line)
+        residues = b''.join(line.split())
         n_spaced += len(residues) < len(line)
         record += residues
         if len(record) > LONGEST:
