@@ -52,7 +52,7 @@ def test_dates(text):
 
 @pytest.mark.parametrize('text', [
     '0,5', '-1,5e-3', '1,234', '1.234,50', '1 234', '5%', '$3.50', '3 €', '−0.5', "1'234.5",
-    "'5", '(5.00)', '1.0D+05'])
+    "'5", '(5.00)', '1.0D+05', '="5"'])
 def test_amounts(text):
     assert is_amount(text) and not is_date(text)
 

@@ -90,7 +90,8 @@ def test_cells_that_hold_line_ends_are_told(tmp_path, name):
     (['"a" "b"', '"1" 2'], "cells are separated by ','"),  # R's write.table
     (['a,b', '"x,1,2', '3,4'], '--quotes=False'),
     (['a,b', '1,2', '1,2,3'], 'line 3: 3 cells where the header has 2'),
-    (['a,b', '1,2,3'], 'begins with a row name (R)'), (['a,b', '1,2', '1'], 'line 3: 1 cells'),
+    (['a,b', '1,2,3'], "a cell with ',' in it needs quotation marks, and a column of row names (R)"),
+    (['a,b', '1,2', '1'], 'line 3: 1 cells'),
     ([], 'is empty'), (['', ''], 'is empty'), (['sep=;'], 'is empty')])
 def test_lines_that_are_wrong(tmp_path, lines, word):
     fails(word, read, write(tmp_path / 'a.csv', lines))

@@ -124,6 +124,22 @@ def test_amounts_are_not_numbered_in_the_order_of_first_use(tmp_path, name, mark
     assert len(read(path, label_column='y', drop_column='when').x) == 20
 
 
+def test_a_column_alone_is_no_text_if_it_holds_amounts(tmp_path):
+    path = write(tmp_path / 'a.jsonl', [f'{{"a": "0,{i}", "y": {i % 2}}}' for i in range(20)])
+    fails("column 'a', such as '0,0', holds numbers that are written in another way", read, path,
+          label_column='y')
+    assert read(path, input_column='a', label_column='y').x[3] == b'0,3'  # the user wants it as text
+
+
+def test_numbers_in_a_pair_of_texts_are_told(tmp_path):
+    path = write(tmp_path / 'a.csv',
+                 ['text,year,title', *[f'some text {i},{1990 + i},title' for i in range(20)]])
+    table = read(path, input_column='text,year')
+    assert table.x[0] == (b'some text 0', b'1990')
+    assert 'the columns text, year are read as a pair of texts, though one of them holds numbers' in table.notes
+    assert read(path, input_column='text,title').notes == ''
+
+
 def test_a_label_that_is_an_amount_is_refused(tmp_path):
     path = write(tmp_path / 'a.tsv', ['a\ty', *[f'{i * i}\t0,{i}' for i in range(30)]])
     fails("the label 'y', such as '0,0', holds numbers that are written in another way", read, path,

@@ -68,7 +68,7 @@ DATES = re.compile('|'.join((
 
 PLAIN = r'\d+([.,]\d+)?([ed][+-]?\d+)?'
 GROUPED = r"\d{1,3}([,.'’ \u00a0\u202f]\d{3})+([.,]\d+)?"  # 1,234.50 and 1.234,50 and 1 234
-AMOUNTS = re.compile(rf"['(]?[+−-]?[$€£¥]? ?({PLAIN}|{GROUPED}) ?[%$€£¥]?[')]?", re.IGNORECASE)
+AMOUNTS = re.compile(rf"""(['(]|=")?[+−-]?[$€£¥]? ?({PLAIN}|{GROUPED}) ?[%$€£¥]?["')]?""", re.IGNORECASE)
 
 
 def is_date(text: str) -> bool:

@@ -133,8 +133,9 @@ class DelimitedTable:
         message = f'{self.path}, line {line}: {len(cells)} cells where the header has {n}'
         if '"' in ''.join(cells):
             message += '; if quotation marks have no meaning in it, pass --quotes=False'
-        elif len(cells) == n + 1:
-            message += '; if each line begins with a row name (R), give that column a name in the header'
+        elif len(cells) > n:
+            message += (f'; a cell with {self.delimiter!r} in it needs quotation marks, and a column of row '
+                        'names (R) a name in the header')
         fail(message)
 
     def with_points(self, cells):
