@@ -45,13 +45,14 @@ def test_count_numbers():
 @pytest.mark.parametrize('text', [
     '2023-01-31', '31.01.2023', '1/31/23', '2023/01/31 12:30:00', '2023-01-31T12:30:00Z', '31-Jan-2023',
     'Jan 31, 2023', 'Jan-23',
-    '2023-01', '12:30', '7:05:09 PM'])
+    '2023-01', '12:30', '7:05:09 PM', '2023-Q1', 'Q4 2022', '2023-W05', '3 days 02:00:00'])
 def test_dates(text):
     assert is_date(text) and not is_amount(text)
 
 
 @pytest.mark.parametrize('text', [
-    '0,5', '-1,5e-3', '1,234', '1.234,50', '1 234', '5%', '$3.50', '3 €', '−0.5', "1'234.5"])
+    '0,5', '-1,5e-3', '1,234', '1.234,50', '1 234', '5%', '$3.50', '3 €', '−0.5', "1'234.5",
+    "'5", '(5.00)', '1.0D+05', '="5"'])
 def test_amounts(text):
     assert is_amount(text) and not is_date(text)
 

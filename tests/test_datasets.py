@@ -25,48 +25,80 @@ COUNTS = {
     'mrpc': (40, 24, 6, 10)}
 
 
-@pytest.mark.parametrize('name', COUNTS)
-def test_each_data_set_is_read_from_its_own_format(mirror, tmp_path, monkeypatch, name):
-    row, (n, *splits) = DATASETS[name], COUNTS[name]
-    if row['read'].func.__name__ == 'molecules':
-        pytest.importorskip('rdkit')
-    (mirror / 'some/where').mkdir(parents=True)
-    sample(mirror / 'some/where', name)  # found at any depth
-    if name in ('higgs', 'year'):
-        assert row['read'].keywords['first_test_row'] == {'higgs': 10_500_000, 'year': 463_715}[name]
+PAIRS = ('mnli', 'mnli_mm', 'qqp', 'qnli', 'stsb', 'rte', 'mrpc')
+MOLECULES = ('bbbp', 'bace', 'hiv', 'esol', 'freesolv', 'lipo')
+
+
+@pytest.fixture
+def prepared(mirror, tmp_path, monkeypatch):
+    """prepared(name): the data set from a few rows in its own format, found at any depth of a mirror."""
+    folder = mirror / 'some/where'
+    folder.mkdir(parents=True)
+
+    def prepare(name):
+        if name in MOLECULES:
+            pytest.importorskip('rdkit')
+        sample(folder, name)
         shrink(monkeypatch, name)
-    d = opened(tmp_path, name)
+        return opened(tmp_path, name)
+    prepare.folder = folder
+    return prepare
+
+
+@pytest.mark.parametrize('name', COUNTS)
+def test_each_data_set_is_read_from_its_own_format(prepared, name):
+    row = DATASETS[name]
+    n, *splits = COUNTS[name]
+    d = prepared(name)
     assert len(d.y) == n and counts(d) == splits
     assert (d.meta['target'], d.meta['metric'], d.meta['source']) == (row['target'], row['metric'], name)
     if row['target']:
         classes = len(set(d.labels(np.arange(n))))
         assert not np.isnan(d.y).any() and (classes == 2 if row['target'] == 'binary' else classes > 2)
     if d.is_bytes:
-        assert (d.firsts is not None) == (name in ('mnli', 'mnli_mm', 'qqp', 'qnli', 'stsb', 'rte', 'mrpc'))
-    if name == 'pfam':
-        lengths = {len(s) for s in sequences(d)}
-        assert min(lengths) == 50 and max(lengths) == 1024 and sum(d.meta['left_out'].values()) == 2
-    if name == 'mrpc':
-        assert d.rows('test').tolist() == list(range(0, 40, 4))
-    if name == 'rte':  # pairs, and quotation marks that mean nothing, as the csv module reads them
-        with zipfile.ZipFile(mirror / 'some/where/RTE.zip') as archive:
-            lines = archive.read('RTE/train.tsv').decode().splitlines()
-        rows = list(csv.DictReader(lines, delimiter='\t', quoting=csv.QUOTE_NONE))
-        pairs = [(text[:first].decode(), text[first:].decode()) for text, first in zip(sequences(d), d.firsts)]
-        assert pairs[:40] == [(row['sentence1'].strip(), row['sentence2'].strip()) for row in rows]
-        assert d.labels(np.arange(40)) == [row['label'] for row in rows]
-    if name == 'higgs_small':  # the last row's last nine are holes: they get the mean of the training rows
-        assert d.x.shape == (40, 28, 1) and d.columns == HIGGS_COLUMNS
-        others = np.where(np.arange(40)[:, None] == 39, np.nan, d.x[:, :, 0])
-        np.testing.assert_allclose(d.x[39, -9:, 0], np.nanmean(others[d.split == 0], axis=0)[-9:], rtol=1e-5)
-    if name in ('higgs', 'year'):
-        path = next((mirror / 'some/where').iterdir())
-        f = gzip.open(path) if name == 'higgs' else zipfile.ZipFile(path).open('YearPredictionMSD.txt')
-        want = np.loadtxt(f, delimiter=',')
-        np.testing.assert_array_equal(d.x[:, :, 0], want[:, 1:].astype(np.float32))
-        np.testing.assert_array_equal(d.y, want[:, 0])
-        assert d.rows('test').tolist() == list(range(32, 40))
-        assert d.columns == (HIGGS_COLUMNS if name == 'higgs' else [f'c{i}' for i in range(1, 91)])
+        assert (d.firsts is not None) == (name in PAIRS)
+
+
+def test_the_lengths_of_pfam(prepared):
+    d = prepared('pfam')
+    lengths = {len(s) for s in sequences(d)}
+    assert min(lengths) == 50 and max(lengths) == 1024 and sum(d.meta['left_out'].values()) == 2
+
+
+def test_the_dev_rows_of_mrpc_are_the_test(prepared):
+    assert prepared('mrpc').rows('test').tolist() == list(range(0, 40, 4))
+
+
+def test_pairs_are_those_of_the_csv_module(prepared):
+    """Quotation marks have no meaning in them."""
+    d = prepared('rte')
+    with zipfile.ZipFile(prepared.folder / 'RTE.zip') as archive:
+        lines = archive.read('RTE/train.tsv').decode().splitlines()
+    rows = list(csv.DictReader(lines, delimiter='\t', quoting=csv.QUOTE_NONE))
+    pairs = [(text[:first].decode(), text[first:].decode()) for text, first in zip(sequences(d), d.firsts)]
+    assert pairs[:40] == [(row['sentence1'].strip(), row['sentence2'].strip()) for row in rows]
+    assert d.labels(np.arange(40)) == [row['label'] for row in rows]
+
+
+def test_missing_numbers_of_higgs_small(prepared):
+    """The last nine of the last row are missing: they get the mean of the training rows."""
+    d = prepared('higgs_small')
+    assert d.x.shape == (40, 28, 1) and d.columns == HIGGS_COLUMNS
+    others = np.where(np.arange(40)[:, None] == 39, np.nan, d.x[:, :, 0])
+    np.testing.assert_allclose(d.x[39, -9:, 0], np.nanmean(others[d.split == 0], axis=0)[-9:], rtol=1e-5)
+
+
+@pytest.mark.parametrize('name, first_test_row, columns', [
+    ('higgs', 10_500_000, HIGGS_COLUMNS), ('year', 463_715, [f'c{i}' for i in range(1, 91)])])
+def test_the_last_rows_are_the_test(prepared, name, first_test_row, columns):
+    assert DATASETS[name]['read'].keywords['first_test_row'] == first_test_row
+    d = prepared(name)
+    path = next(prepared.folder.iterdir())
+    file = gzip.open(path) if name == 'higgs' else zipfile.ZipFile(path).open('YearPredictionMSD.txt')
+    want = np.loadtxt(file, delimiter=',')
+    np.testing.assert_array_equal(d.x[:, :, 0], want[:, 1:].astype(np.float32))
+    np.testing.assert_array_equal(d.y, want[:, 0])
+    assert d.rows('test').tolist() == list(range(32, 40)) and d.columns == columns
 
 
 def test_stratified_splits_have_the_published_counts():

@@ -27,6 +27,7 @@ BODY = ['1.5,2,0', '-3,1.25,1', '4,5,1']
     ('a.tsv', ['a\tb\ty', *[line.replace(',', '\t') for line in BODY]]),
     ('a.csv', ['a,b,y,', *[line + ',' for line in BODY]]),
     ('a.csv', ['a,b,y,,', *[line + ',,' for line in BODY], ',,,,', ',,,,']),  # Excel: emptied columns and rows
+    ('a.csv', [',,', ',,', 'a,b,y', *BODY]),
     ('a.csv', ['a,b,y', *[line + ',' for line in BODY]]),
     ('a.csv', ['"a","b","y"', '"1.5","2","0"', '"-3","1.25","1"', '"4","5","1"'])])
 def test_one_table_in_many_writings(tmp_path, name, lines):
@@ -89,7 +90,8 @@ def test_cells_that_hold_line_ends_are_told(tmp_path, name):
     (['"a" "b"', '"1" 2'], "cells are separated by ','"),  # R's write.table
     (['a,b', '"x,1,2', '3,4'], '--quotes=False'),
     (['a,b', '1,2', '1,2,3'], 'line 3: 3 cells where the header has 2'),
-    (['a,b', '1,2,3'], 'begins with a row name (R)'), (['a,b', '1,2', '1'], 'line 3: 1 cells'),
+    (['a,b', '1,2,3'], "a cell with ',' in it needs quotation marks, and a column of row names (R)"),
+    (['a,b', '1,2', '1'], 'line 3: 1 cells'),
     ([], 'is empty'), (['', ''], 'is empty'), (['sep=;'], 'is empty')])
 def test_lines_that_are_wrong(tmp_path, lines, word):
     fails(word, read, write(tmp_path / 'a.csv', lines))
@@ -114,12 +116,14 @@ def test_line_numbers_are_those_of_an_editor(tmp_path):
     (['site,2019,2020'] + ['north,1,2', 'south,3,5'] * 4, ['site', '2019', '2020'], 8,
      'read as names: --header=False'),
     (['a,b,y', '1,x,0', 'NA,y,1'], ['a', 'b', 'y'], 2, ''),
+    (['a;b', '1,5;2,5', '1,5;3,5'], ['a', 'b'], 2, ''),
+    (['0,5;1,5', '1,5;2,5'], ['c0', 'c1'], 2, 'read as a row'),
     (['a,b', 'NA,', '1,2'], ['a', 'b'], 2, '')])
 def test_names_or_a_row(tmp_path, lines, columns, n, note):
     table = read(write(tmp_path / 'a.csv', lines), missing='mean')
     assert table.columns == columns and len(table.x) == n
-    first_line = [text for text in table.meta['notes'] if 'the first line' in text]
-    assert note in table.notes and len(first_line) == bool(note)
+    assert ('the first line' in table.notes) == bool(note)
+    assert note in table.notes
 
 
 def test_the_user_says_what_the_first_line_is(tmp_path):

@@ -38,7 +38,8 @@ def test_a_byte_order_mark_is_no_part_of_a_sequence(tmp_path, name, content, wan
 # ---- SMILES
 
 @pytest.mark.parametrize('header', [
-    b'SMILES\tName', b'smiles', b'canonical_smiles id', b'#SMILES', b'\xef\xbb\xbfSMILES ID'])
+    b'SMILES\tName', b'smiles', b'canonical_smiles id', b'#SMILES', b'\xef\xbb\xbfSMILES ID', b'structure',
+    b'smi id'])
 def test_a_header_is_no_molecule(tmp_path, header):
     table = read_bytes(tmp_path / 'a.smi', header + b'\nCCO\tethanol\nCCN\tamine\n')
     assert table.x == [b'CCO', b'CCN'] and 'is a header and no molecule' in table.notes and table.left_out == {}
@@ -55,6 +56,15 @@ def test_a_comma_is_in_no_smiles(tmp_path, content, word):
     fails('call the file .csv', read, tmp_path / 'a.smi')
 
 
+def test_what_is_no_smiles_is_told(tmp_path):
+    good = [b'C[C@@H](N)C(=O)[O-]', b'c1cc(Cl)ccc1Br', b'F/C=C\\F', b'[Na+].[Cl-]', b'C%12CC%12', b'CC>>CO',
+            b'[13CH4]', b'*C']
+    content = b'\n'.join([b'N', *good, b'hello', b'CX', b'N'])
+    table = read_bytes(tmp_path / 'a.smi', content)
+    assert table.x == content.split(b'\n')
+    assert table.notes == "2 lines do not begin with a SMILES: line 10, 'hello' for one"
+
+
 def test_commas_after_the_smiles_are_part_of_a_name(tmp_path):
     assert read_bytes(tmp_path / 'a.smi', b'CCO ethanol, pure\nCC |$R1,R2$|\n').x == [b'CCO', b'CC']
 
@@ -62,6 +72,8 @@ def test_commas_after_the_smiles_are_part_of_a_name(tmp_path):
 # ---- FASTA
 
 def test_what_is_unusual_in_a_protein_is_told(tmp_path):
+    assert '1 of 1 sequences have characters that are no letters' in read_bytes(tmp_path / 'a.fa',
+                                                                                b'>a\nMK1V').notes
     records = [b'MKTAYIAK\nQRQISFVK*', b'mktayiakqr', b'MKT--AYI..QR', b'MKT*AYI', b'MKTAY IAKQR\tLV', b'MKXBZ',
                b'MKTayi-*']
     content = b''.join(b'>%d\n%s\n' % (i, record) for i, record in enumerate(records))

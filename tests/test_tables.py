@@ -124,6 +124,22 @@ def test_amounts_are_not_numbered_in_the_order_of_first_use(tmp_path, name, mark
     assert len(read(path, label_column='y', drop_column='when').x) == 20
 
 
+def test_a_column_alone_is_no_text_if_it_holds_amounts(tmp_path):
+    path = write(tmp_path / 'a.jsonl', [f'{{"a": "0,{i}", "y": {i % 2}}}' for i in range(20)])
+    fails("column 'a', such as '0,0', holds numbers that are written in another way", read, path,
+          label_column='y')
+    assert read(path, input_column='a', label_column='y').x[3] == b'0,3'  # the user wants it as text
+
+
+def test_numbers_in_a_pair_of_texts_are_told(tmp_path):
+    path = write(tmp_path / 'a.csv',
+                 ['text,year,title', *[f'some text {i},{1990 + i},title' for i in range(20)]])
+    table = read(path, input_column='text,year')
+    assert table.x[0] == (b'some text 0', b'1990')
+    assert 'the columns text, year are read as a pair of texts, though one of them holds numbers' in table.notes
+    assert read(path, input_column='text,title').notes == ''
+
+
 def test_a_label_that_is_an_amount_is_refused(tmp_path):
     path = write(tmp_path / 'a.tsv', ['a\ty', *[f'{i * i}\t0,{i}' for i in range(30)]])
     fails("the label 'y', such as '0,0', holds numbers that are written in another way", read, path,
@@ -164,7 +180,8 @@ def test_a_column_that_numbers_the_rows_is_told(tmp_path, name, option):
 
 
 def test_a_name_tells_a_row_index_of_which_rows_are_missing(tmp_path):
-    for name, told in (('Unnamed: 0', True), ('', True), ('__index_level_0__', True), ('x', False)):
+    for name, told in (('Unnamed: 0', True), ('Unnamed: 0.1', True), ('...1', True), ('', True),
+                       ('__index_level_0__', True), ('x', False)):
         lines = [f'{name},a,y', *[f'{i * 3},{i % 7},{i % 2}' for i in range(40)]]
         table = read(write(tmp_path / 'a.csv', lines), label_column='y')
         assert ('has the name of a saved row index' in table.notes) == told

@@ -9,8 +9,7 @@ MISSING = frozenset((
     '', '#n/a', '#n/a n/a', '#na', '-1.#ind', '-1.#qnan', '-nan', '1.#ind', '1.#qnan', '<na>', 'n/a', 'na',
     'nan', 'none', 'null', '?', '\\n'))
 
-SURE_DIGITS = 15  # float64 holds every whole number of so many digits
-LARGEST_EXACT = 2 ** 53  # and every one up to this
+LARGEST_EXACT = 2.0 ** 53  # float64 holds every whole number up to this
 
 
 def number(cell: str) -> float | None:
@@ -27,7 +26,7 @@ def number(cell: str) -> float | None:
         return math.nan if cell.strip().lower() in MISSING else None
     if '_' in cell:
         return None
-    if len(cell) > SURE_DIGITS and abs(value) > LARGEST_EXACT and is_digits(cell):
+    if not -LARGEST_EXACT <= value <= LARGEST_EXACT and is_digits(cell):
         return None
     return value
 
@@ -62,12 +61,14 @@ DATES = re.compile('|'.join((
     r'\d{4}[-/](0[1-9]|1[0-2])',  # 2023-01
     r'\d{1,2}[-/ .]?' + MONTH + r'[-/ .,]*\d{2,4}.*',  # 31-Jan-2023
     MONTH + r'[-/ .,]+\d{1,4}.*',  # Jan 31, 2023 and Jan-23
+    r'\d{4}[- ]?(q[1-4]|w\d{2})|q[1-4][- ]?\d{4}',  # 2023-Q1, 2023-W05, Q1 2023
     r'\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?',  # 12:30
+    r'-?\d+ days?( .*)?',  # 3 days 02:00:00
 )), re.IGNORECASE)
 
-PLAIN = r'\d+([.,]\d+)?(e[+-]?\d+)?'
+PLAIN = r'\d+([.,]\d+)?([ed][+-]?\d+)?'
 GROUPED = r"\d{1,3}([,.'’ \u00a0\u202f]\d{3})+([.,]\d+)?"  # 1,234.50 and 1.234,50 and 1 234
-AMOUNTS = re.compile(rf'[+−-]?[$€£¥]? ?({PLAIN}|{GROUPED}) ?[%$€£¥]?', re.IGNORECASE)
+AMOUNTS = re.compile(rf"""(['(]|=")?[+−-]?[$€£¥]? ?({PLAIN}|{GROUPED}) ?[%$€£¥]?["')]?""", re.IGNORECASE)
 
 
 def is_date(text: str) -> bool:

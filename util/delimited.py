@@ -35,6 +35,8 @@ class DelimitedTable:
         self.path = path
         self.meta = meta
         self.quotes = quotes
+        self.has_commas = False  # whether a number has a decimal comma
+        self.grouped = None  # a cell like 1.234, if there is one
         lines = open_lines(path, 'utf-8')
         self.delimiter, first_lines, n_before = find_delimiter(lines, ending, quotes)
         if ending == '.csv' and self.delimiter != ',':
@@ -43,6 +45,7 @@ class DelimitedTable:
                 note += ', and 1,5 is read as 1.5'
             meta['notes'].append(note)
         rows = self.split(itertools.chain(first_lines, lines), n_before)
+        rows = itertools.dropwhile(is_empty, rows)
         sample = next(in_chunks(rows, SAMPLE, row_size), None)
         if sample is None:
             fail(f'{path} is empty')
@@ -70,8 +73,8 @@ class DelimitedTable:
                 begin = end + 1
         except csv.Error as error:
             reason = str(error).replace('\t', '\\t')
-            fail(f'{self.path}, line {begin}: {reason} (cells are separated by {self.delimiter!r}); if quotation '
-                 'marks have no meaning in it, pass --quotes=False')
+            fail(f'{self.path}, line {begin}: {reason} (cells are separated by {self.delimiter!r}); if '
+                 'quotation marks have no meaning in it, pass --quotes=False')
         if n_long and self.quotes is None:
             self.meta['notes'].append(
                 f'{n_long:,} rows have line ends between quotation marks, the first in line {first_long}; if '
@@ -85,9 +88,11 @@ class DelimitedTable:
         n_columns = count_columns(sample)
         first = [cell.strip() for cell in sample[0][1][:n_columns]]
         is_guess = False
-        if header is None:
-            below = [cells for _, cells in sample[1:]]
-            header, is_guess = infer_header(first, below, named)
+        if header is None and has_names(first, named):
+            header = True
+        elif header is None:
+            below = [self.with_points(cells) for _, cells in sample[1:]]
+            header, is_guess = infer_header(self.with_points(first), below, named)
         if is_guess:
             taken = 'names' if header else 'a row'
             shown = ', '.join(first[:4])
@@ -104,15 +109,12 @@ class DelimitedTable:
         self.has_commas = False
         self.grouped = None
         for line, cells in self.every_row:
-            if len(self.names) > 1 and not any(cells):  # Excel writes such rows
+            if len(self.names) > 1 and is_empty((line, cells)):  # Excel writes such rows
                 self.meta['left_out']['rows of empty cells'] += 1
                 continue
             if len(cells) != len(self.names) and not self.fits(line, cells):
                 continue
-            wanted = [cells[place] for place in places]
-            if self.delimiter == ';':
-                wanted = [self.with_point(cell) for cell in wanted]
-            yield line, wanted
+            yield line, self.with_points([cells[place] for place in places])
         if self.has_commas and self.grouped:
             self.meta['notes'].append(f'numbers in it have decimal commas, but the point of {self.grouped!r} '
                                       'is read as a decimal point too')
@@ -131,18 +133,30 @@ class DelimitedTable:
         message = f'{self.path}, line {line}: {len(cells)} cells where the header has {n}'
         if '"' in ''.join(cells):
             message += '; if quotation marks have no meaning in it, pass --quotes=False'
-        elif len(cells) == n + 1:
-            message += '; if each line begins with a row name (R), give that column a name in the header'
+        elif len(cells) > n:
+            message += (f'; a cell with {self.delimiter!r} in it needs quotation marks, and a column of row '
+                        'names (R) a name in the header')
         fail(message)
 
-    def with_point(self, cell):
-        """1.5 for 1,5; any other cell as it is."""
-        if DECIMAL_COMMA.fullmatch(cell):
-            self.has_commas = True
-            return cell.replace(',', '.')
-        if self.grouped is None and POINT_AND_THREE.fullmatch(cell):
-            self.grouped = cell
-        return cell
+    def with_points(self, cells):
+        """The cells, with 1.5 for 1,5 where numbers may have a decimal comma."""
+        if self.delimiter != ';':
+            return cells
+        converted = []
+        for cell in cells:
+            if DECIMAL_COMMA.fullmatch(cell):
+                self.has_commas = True
+                cell = cell.replace(',', '.')
+            elif POINT_AND_THREE.fullmatch(cell):
+                self.grouped = cell
+            converted.append(cell)
+        return converted
+
+
+def is_empty(row):
+    """Whether no cell of a row (line number, cells) has anything in it."""
+    _, cells = row
+    return not any(cells)
 
 
 def row_size(row):
@@ -152,23 +166,26 @@ def row_size(row):
 
 
 def find_delimiter(lines, ending, quotes):
-    """-> the delimiter; the lines with cells that were read to find it; how many lines are before those"""
+    """-> the delimiter; the lines read to find it that are rows, in a list; how many lines are before those"""
     n_before = 0
-    for line in lines:
-        stated = SEP_LINE.fullmatch(line)
-        if stated:
-            return stated[1], [], n_before + 1
-        if line.strip():
-            break
+    line = next(lines, '')
+    while line and not line.strip():
         n_before += 1
-    else:
-        return ',', [], n_before
+        line = next(lines, '')
+    stated = SEP_LINE.fullmatch(line)
+    if stated:
+        return stated[1], [], n_before + 1
     if ending == '.tsv':
         return '\t', [line], n_before
     bare = line
     if quotes is not False:
         bare = re.sub(r'"[^"]*"', '', line)  # a delimiter in a quoted name does not count
-    return max(DELIMITERS, key=bare.count), [line], n_before
+    counts = {delimiter: bare.count(delimiter) for delimiter in DELIMITERS}
+    if counts[';']:
+        for cell in bare.split(';'):
+            if DECIMAL_COMMA.fullmatch(cell):
+                counts[','] -= 1
+    return max(DELIMITERS, key=counts.get), [line], n_before
 
 
 def count_columns(sample):
@@ -193,10 +210,9 @@ def infer_header(first, below, named):
     """
     Whether a first line holds the names of the columns, and whether that is a guess. -> (bool, bool)
 
-    first: its cells. below: cells of the rows after it. named: as in DelimitedTable.
+    first: its cells, none of which is in `named`. below: cells of the rows after it. named: as in
+    DelimitedTable.
     """
-    if has_names(first, named):
-        return True, False
     if None not in [number(cell) for cell in first]:
         counted = [str(i) for i in range(len(first))]  # the names that pandas gives the columns of an array
         return first == counted, True

@@ -6,11 +6,11 @@ from util.arrays import read_arrays
 from util.errors import fail
 from util.files import file_format, in_chunks
 from util.images import read_images
-from util.sequences import read_fasta, read_lines, windows
+from util.sequences import read_fasta, read_lines, read_smiles, windows
 from util.tables import TABLE_KNOBS, TABLES, read_table, some
 
 FASTA = ('.fasta', '.fa', '.faa')
-LINES = ('.txt', '.smi', '.smiles')
+SMILES = ('.smi', '.smiles')
 KNOWN = ('.txt .smi .fasta .fa .csv .tsv .arff .json .jsonl (also .gz .bz2 .xz), .parquet .npy .npz, and '
          'folders of images')
 
@@ -50,8 +50,10 @@ def read_rows(path, meta, ending, options):
         return read_images(path, meta)
     if ending in FASTA:
         return sequence_chunks(read_fasta(path, meta, **options))
-    if ending in LINES:
-        return sequence_chunks(read_lines(path, ending, meta))
+    if ending in SMILES:
+        return sequence_chunks(read_smiles(path, meta))
+    if ending == '.txt':
+        return sequence_chunks(read_lines(path, meta))
     fail(f'{path}: unknown ending {ending!r}; known: {KNOWN}')
 
 

@@ -56,9 +56,11 @@ class RowNumbers:
         if not len(x) or not len(self.columns):
             return
         values = x[:, self.columns, 0]
-        whole = ((values == np.floor(values)) & (np.abs(values) < 2 ** 53)).all(0)  # False for NaN
-        at = self.columns[whole]
-        values = values[:, whole].astype(np.int64)
+        whole = values == np.floor(values)  # False for NaN
+        exact = np.abs(values) < 2 ** 53
+        counts = (whole & exact).all(0)
+        at = self.columns[counts]
+        values = values[:, counts].astype(np.int64)
         self.columns = at
         self.n_rows += len(x)
         self.least[at] = np.minimum(self.least[at], values.min(0))
@@ -72,9 +74,13 @@ class RowNumbers:
         if self.columns is None or self.n_rows < FEWEST:
             return found
         for place in self.columns:
-            if self.greatest[place] - self.least[place] + 1 != self.n_rows:
+            least = self.least[place]
+            greatest = self.greatest[place]
+            if greatest - least + 1 != self.n_rows:
                 continue
-            numbers = np.arange(self.least[place], self.greatest[place] + 1)
-            if numbers.sum() == self.total[place] and (numbers ** 2).sum() == self.squares[place]:
+            numbers = np.arange(least, greatest + 1)
+            same_total = numbers.sum() == self.total[place]
+            same_squares = (numbers ** 2).sum() == self.squares[place]
+            if same_total and same_squares:
                 found.append(int(place))
         return found

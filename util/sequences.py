@@ -11,29 +11,55 @@ UNUSUAL = (
     ('lower-case letters, which are other inputs than capitals', re.compile(rb'[a-z]')),
     ('gaps (- or .), which are kept', re.compile(rb'[-.]')),
     ('a * before their end, which is kept', re.compile(rb'\*')),
+    ('characters that are no letters', re.compile(rb'[^A-Za-z*.-]')),
 )
-WHITESPACE = re.compile(rb'\s+')
+# atoms in brackets, atoms without, and the signs of bonds, branches and rings (OpenSMILES)
+SMILES = re.compile(rb'(\[[^\]]+\]|Br|Cl|[BCNOPSFIbcnops*]|[-=#$:/\\.()%0-9~>])+')
 
 
-def read_lines(path, ending, meta):
+def read_lines(path, meta):
+    """Yields one sequence a line. Blank lines are left out, and counted."""
+    for line in open_lines(path):
+        if line.strip():
+            yield line.rstrip(b'\r\n')
+        else:
+            meta['left_out']['blank lines'] += 1
+
+
+def read_smiles(path, meta):
     """
-    Yields one sequence a line; blank lines are left out. In .smi and .smiles files it is the first word of the
-    line, for a name may follow, and a first line that says SMILES is a header.
+    Yields the first word of each line: a name may follow. A header in the first line is left out, and so are
+    blank lines. Words that are no SMILES are counted in a note.
     """
-    is_text = ending == '.txt'
-    for number, line in enumerate(open_lines(path), 1):
+    n_others = 0
+    first_other = ''
+    for line_number, line in enumerate(open_lines(path), 1):
         words = line.split()
         if not words:
             meta['left_out']['blank lines'] += 1
-        elif is_text:
-            yield line.rstrip(b'\r\n')
-        elif number == 1 and b'smiles' in words[0].lower():
+            continue
+        word = words[0]
+        is_smiles = SMILES.fullmatch(word) is not None
+        if line_number == 1 and is_header(word, is_smiles):
             meta['notes'].append(f'the first line, {shown(line)}, is a header and no molecule')
-        elif b',' in words[0]:
-            fail(f'{path}, line {number}: {shown(words[0])} has a comma, which no SMILES has: separate the '
-                 'name by a space, or call the file .csv')
-        else:
-            yield words[0]
+            continue
+        if b',' in word:
+            fail(f'{path}, line {line_number}: {shown(word)} has a comma, which no SMILES has: separate a name '
+                 'by a space, or call the file .csv')
+        if not is_smiles:
+            n_others += 1
+            if n_others == 1:
+                first_other = f'line {line_number}, {shown(word)}'
+        yield word
+    if n_others:
+        meta['notes'].append(f'{n_others:,} lines do not begin with a SMILES: {first_other} for one')
+
+
+def is_header(word, is_smiles):
+    """Whether the first word of a file of SMILES names its column."""
+    if b'smiles' in word.lower():
+        return True
+    return not is_smiles and word.replace(b'_', b'').isalpha()
 
 
 def shown(line):
@@ -84,7 +110,7 @@ def fasta_records(path, meta):
             continue
         if record is None:
             fail(f'{path} does not look like FASTA: its first line is no ">" header')
-        residues = WHITESPACE.sub(b'', line)
+        residues = b''.join(line.split())
         n_spaced += len(residues) < len(line)
         record += residues
         if len(record) > LONGEST:

@@ -26,7 +26,7 @@ from util.splits import SPLIT_WORDS
 TABLES = ('.csv', '.tsv', '.arff', '.json', '.jsonl', '.parquet')
 TABLE_KNOBS = ('input_column', 'label_column', 'drop_column', 'split_column', 'missing', 'header', 'quotes',
                'categories')  # the last is no knob of the command line: a checkpoint knows it
-INDEX_NAME = re.compile(r'|Unnamed: \d+|__index_level_\d+__')  # of a row index that R or pandas saved
+INDEX_NAME = re.compile(r'|\.\.\.1|Unnamed: [\d.]+|__index_level_\d+__')  # as R and pandas save row indices
 
 
 def read_table(path, ending, meta, input_column=None, label_column=None, drop_column=None, split_column=None,
@@ -58,6 +58,7 @@ def read_table(path, ending, meta, input_column=None, label_column=None, drop_co
         fail(f'{path} has a header and no rows; if its first line is a row, pass --header=False')
     texts = text_columns(first, selection)
     if are_sequences(texts, selection, input_column):
+        check_sequences(table, selection, texts, first, meta, input_column)
         inputs = TextInputs(selection, meta)
     else:
         by_user = categories is None and not isinstance(input_column, list)
@@ -158,6 +159,16 @@ def are_sequences(texts, selection, input_column):
     return len(selection.names) <= most
 
 
+def check_sequences(table, selection, texts, first, meta, input_column):
+    """Fails on amounts in a column that the user has not named. Notes that numbers are read as text."""
+    if input_column is None:
+        cells = [cells[0] for _, cells in first]
+        refuse_amounts(table, selection.names[0], cells)
+    if len(texts) < len(selection.names):
+        meta['notes'].append(f'the columns {some(selection.names)} are read as a pair of texts, though one of '
+                             'them holds numbers')
+
+
 class TextInputs:
     """Reads byte sequences, or pairs of them. Rows with an empty input are left out."""
 
@@ -209,18 +220,24 @@ def check_as_before(table, name, cells, is_text, known):
 
 def check_texts(table, name, cells):
     """Fails on texts that cannot be categories. cells: those of the column's first rows."""
-    texts = [cell for cell in cells if number(cell) is None]
-    advice = advice_on_amounts(texts)
-    if advice:
-        fail(f'{table.path}: column {name!r}, such as {texts[0]!r}, {advice}; or leave it out with '
-             '--drop_column')
+    refuse_amounts(table, name, cells)
     if len(set(cells)) > max(10, len(cells) / 4):
+        texts = [cell for cell in cells if number(cell) is None]
         what = 'text'
         if is_digits(texts[0]):
             what = 'whole numbers above 2^53, which are read as text,'
         fail(f'{table.path}: column {name!r} holds {what} such as {texts[0]!r}: name the input with '
              '--input_column=NAME (one text column, two a,b for a pair, or number columns a,b,c), the label '
              'with --label_column, or leave it out with --drop_column')
+
+
+def refuse_amounts(table, name, cells):
+    """Fails if most texts of a column are dates, or numbers that are written in another way."""
+    texts = [cell for cell in cells if number(cell) is None]
+    advice = advice_on_amounts(texts)
+    if advice:
+        fail(f'{table.path}: column {name!r}, such as {texts[0]!r}, {advice}; or leave it out with '
+             '--drop_column')
 
 
 class NumberInputs:
