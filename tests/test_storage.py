@@ -10,7 +10,7 @@ from reading import fails, noted
 from test_data import opened
 
 from data import Dataset, open_dataset
-from util.storage import FORMAT, same_fingerprint
+from util.storage import FORMAT, FolderWriter, same_fingerprint
 
 
 def table(tmp_path, rows, **knobs):
@@ -71,8 +71,11 @@ def test_a_folder_of_another_format_is_not_read(tmp_path):
 
 
 def test_a_number_too_large_for_float32_is_named(tmp_path):
-    np.save(tmp_path / 'x.npy', np.array([[1.0, 2.0], [3.0, 1e39]]))
-    fails("row 2, column 'c1': 1e+39 is too large for float32", opened, tmp_path, tmp_path / 'x.npy')
+    meta = {'known': False, 'x_type': None, 'image_size': None, 'columns': ['a', 'b']}
+    writer = FolderWriter(tmp_path, 'x.npy', meta)
+    writer.add(np.zeros((3, 2, 1)), None, [0] * 3)
+    x = np.array([[1.0, 2.0], [3.0, 1e39]])[:, :, None]
+    fails("x.npy, row 5, column 'b': 1e+39 is too large for float32", writer.add, x, None, [0] * 2)
 
 
 def test_arrays_in_any_order_of_memory(tmp_path):
