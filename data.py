@@ -306,7 +306,9 @@ class Dataset:
         width.
         """
         width = round_up(int(self.lengths(rows).max()), self.width_step)
-        return min(width, self.max_len or width)
+        if self.max_len is None:
+            return width
+        return min(width, self.max_len)
 
     # ---- batches
 
@@ -321,7 +323,9 @@ class Dataset:
         if self.is_images:
             return torch.from_numpy(self.x[rows]), None
         if self.is_bytes:
-            return self.byte_batch(rows, width or self.width(rows))
+            if width is None:
+                width = self.width(rows)
+            return self.byte_batch(rows, width)
         if self.table_norm is self.norm and self.in_table[rows].all():
             return torch.from_numpy(rows), None
         return torch.from_numpy(normalise(self.x[rows], self.norm)), None

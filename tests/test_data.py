@@ -189,7 +189,7 @@ def test_a_name_that_is_not_utf8(tmp_path, run):
 
 def test_lengths_that_differ_from_the_checkpoints_are_told(tmp_path, capsys):
     d = text_data(tmp_path)
-    run = SimpleNamespace(rank=0, world=1, device=torch.device('cpu'))
+    run = SimpleNamespace(rank=0, world=1, is_main=True, device=torch.device('cpu'))
     config = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': str(tmp_path / 'a.txt'), 'data_dir': str(tmp_path / 'datasets'),
               'val_share': 0.2, 'test_share': 0.2}
     checkpoint = dict(config={**config, 'max_len': 50}, norm={'kind': 'none'}, data=d.fingerprint,

@@ -20,7 +20,9 @@ def atomic_write(path, mode='wb'):
     """A file to write. It takes the place of `path` when all of it is on the disk, or never. Text is UTF-8."""
     path = Path(path)
     new = Path(f'{path}.tmp')
-    text = {} if 'b' in mode else {'encoding': 'utf-8', 'errors': 'surrogateescape'}  # file names may be no UTF-8
+    text = {}
+    if 'b' not in mode:
+        text = {'encoding': 'utf-8', 'errors': 'surrogateescape'}  # names of files may be no UTF-8
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(new, mode, **text) as f:
