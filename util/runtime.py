@@ -52,8 +52,8 @@ class Run:
 
 def set_up(config):
     """
-    Find the device and join the other processes, and print both. config: the knobs device, dtype and, where a script
-    has it, compile. -> Run
+    Find the device and join the other processes, and print both. config: the knobs device, dtype and, where a
+    script has it, compile. -> Run
     """
     rank, world, local_rank = processes()
     device = find_device(config['device'], local_rank)
@@ -76,7 +76,10 @@ def set_up(config):
 
 
 def find_device(name, local_rank):
-    """The torch.device that the knob `device` names, tried out. local_rank: which of several GPUs is this process's."""
+    """
+    The torch.device that the knob `device` names, tried out. local_rank: which of several GPUs is this
+    process's.
+    """
     found = name
     if found == 'auto':
         found = 'cpu'
@@ -121,8 +124,9 @@ def compile_mode(name, device):
 
 def processes():
     """
-    (rank, world, local rank) of this process, out of the environment variables that torchrun sets: its number among
-    all processes, how many there are, and its number on this machine. A process that runs alone is (0, 1, 0).
+    (rank, world, local rank) of this process, out of the environment variables that torchrun sets: its number
+    among all processes, how many there are, and its number on this machine. A process that runs alone is (0, 1,
+    0).
     """
     if 'RANK' not in os.environ or 'WORLD_SIZE' not in os.environ:
         return 0, 1, 0  # one of them alone is a remnant of something else, and so is LOCAL_RANK without them
@@ -156,15 +160,17 @@ def join(run):
     """Meet the other processes. CPU tensors travel by gloo, CUDA tensors by NCCL, which takes no others."""
     for name in ('MASTER_ADDR', 'MASTER_PORT'):
         if name not in os.environ:
-            fail(f'WORLD_SIZE={run.world} in the environment asks for several processes, but {name} is not set: '
-                 'start them with torchrun, or unset WORLD_SIZE')
+            fail(f'WORLD_SIZE={run.world} in the environment asks for several processes, but {name} is not '
+                 'set: start them with torchrun, or unset WORLD_SIZE')
     sys.excepthook = partial(report_lost_process, run)
     backend = 'cpu:gloo,cuda:nccl' if run.device.type == 'cuda' else 'gloo'
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
 
 
 def report_lost_process(run, error_type, error, trace):
-    """The excepthook of several processes: one line where another one has ended. torchrun then ends them all."""
+    """
+    The excepthook of several processes: one line where another one has ended. torchrun then ends them all.
+    """
     if isinstance(error, dist.DistError) or 'gloo' in str(error):
         print(f'error: process {run.rank} waited for another process, which has died', file=sys.stderr)
     else:
@@ -180,8 +186,9 @@ def sum_ranks(t, run):
 
 def wrap(model, run):
     """
-    The model as the training loop calls it. DDP averages its gradients over the processes. torch.compile goes around
-    DDP: in this order gradients are sent while the backward pass still runs. What is saved is the bare model.
+    The model as the training loop calls it. DDP averages its gradients over the processes. torch.compile goes
+    around DDP: in this order gradients are sent while the backward pass still runs. What is saved is the bare
+    model.
     """
     if run.world > 1:
         device_ids = [run.device] if run.device.type == 'cuda' else None
@@ -193,14 +200,18 @@ def wrap(model, run):
 
 
 def mark_width_as_dynamic(model, args):
-    """Tell torch.compile that n of x and valid, (B, n), varies. Otherwise the first n gets a program of its own."""
+    """
+    Tell torch.compile that n of x and valid, (B, n), varies. Otherwise the first n gets a program of its own.
+    """
     for t in args[:2]:
         if torch.is_tensor(t) and t.ndim == 2:
             torch._dynamo.mark_dynamic(t, 1)
 
 
 def no_sync(model, run, last):
-    """The context of a micro-batch's forward and backward: processes share their gradients in the last one only."""
+    """
+    The context of a micro-batch's forward and backward: processes share their gradients in the last one only.
+    """
     if run.world == 1 or last:
         return nullcontext()
     return model.no_sync()
@@ -281,8 +292,8 @@ def seed_all(*numbers):
 
 class Stop:
     """
-    Ctrl-C and SIGTERM: the loop finishes its step, saves and leaves. A second Ctrl-C leaves at once. Several processes
-    also leave when the torchrun that started them is gone.
+    Ctrl-C and SIGTERM: the loop finishes its step, saves and leaves. A second Ctrl-C leaves at once. Several
+    processes also leave when the torchrun that started them is gone.
     """
 
     def __init__(self):
