@@ -136,9 +136,10 @@ def folder_with(tmp_path, **change):
 @pytest.mark.parametrize('change', [
     dict(num_self_attends_per_block=10 ** 9), dict(num_self_attends_per_block=1e9), dict(num_latents=10 ** 12),
     dict(max_position_embeddings=10 ** 12), dict(embedded_channels=10 ** 9), dict(latent_channels=10 ** 15),
-    dict(self_attention_widening_factor=10 ** 9, cross_attention_widening_factor=10 ** 9), dict(qk_channels=2 ** 40),
-    dict(num_self_attention_heads=0), dict(num_self_attention_heads=10 ** 9), dict(num_cross_attention_heads=7),
-    dict(num_cross_attention_heads=-2), dict(num_self_attends_per_block='2'), dict(num_self_attends_per_block=-5),
+    dict(self_attention_widening_factor=10 ** 9, cross_attention_widening_factor=10 ** 9),
+    dict(qk_channels=2 ** 40), dict(num_self_attention_heads=0), dict(num_self_attention_heads=10 ** 9),
+    dict(num_cross_attention_heads=7), dict(num_cross_attention_heads=-2),
+    dict(num_self_attends_per_block='2'), dict(num_self_attends_per_block=-5),
     dict(teacher_args=3), dict(architectures=[[]]), dict(cross_train_noising_args=[['x']]),
     dict(cross_train_noising_args=[['x', dict(masking_ratio=float('nan'))]]),
     dict(cross_train_noising_args=[['x', dict(masking_ratio='x')]]),

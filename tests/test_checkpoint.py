@@ -1,12 +1,15 @@
-"""checkpoint.py: what is saved comes back; what is damaged, crafted or of another model is refused in one line."""
+"""checkpoint.py: what is saved comes back; what is damaged or of another model is refused in one line."""
 
 import math
+import sys
 import zipfile
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
+import eval as evaluate
 from model import FREE, SMA, SMAConfig, build
 from util.checkpoint import check_optimizer_state, load, load_weights, must_match, save, shape_of
 from util.errors import UserError
@@ -45,14 +48,16 @@ def test_names_of_older_checkpoints_are_those_of_today(tmp_path):
     model = make(0, 1, n_out=1)
     task = dict(target='regression', metric='rmse', classes=None, mean=0.0, std=1.0)
     config = dict(valid_share=0.3, valid_file='a.csv', lr=1.0)
-    save(tmp_path / 'a.pt', dict(model=model.state_dict(), model_args=vars(model.config), config=config, outcome=task))
+    old = dict(model=model.state_dict(), model_args=vars(model.config), config=config, outcome=task)
+    save(tmp_path / 'a.pt', old)
     found = load(tmp_path / 'a.pt', keys=('model', 'task'))
     assert found['task'] == task and 'outcome' not in found
     assert found['config'] == dict(val_share=0.3, val_file='a.csv', lr=1.0, mask='guided')
 
 
 def test_an_older_checkpoint_has_the_defaults_of_newer_fields():
-    args = {name: value for name, value in vars(make(0, 1).config).items() if name not in ('mlp_ratio', 'drop_path')}
+    args = dict(vars(make(0, 1).config))
+    del args['mlp_ratio'], args['drop_path']
     assert shape_of(args)['mlp_ratio'] == SMAConfig().mlp_ratio and build(args).config.drop_path == 0
     assert not set(FREE) & set(shape_of(args)) and set(FREE) | set(shape_of(args)) == set(vars(SMAConfig()))
 
@@ -96,20 +101,23 @@ def test_what_is_damaged_or_crafted_is_no_checkpoint(tmp_path):
     key = good['model']['first.key.weight']
     nan = key.clone()
     nan[0, 0] = torch.nan
+
+    def with_args(**change):
+        return dict(model_args={**args, **change})
+
     for change, word in (
             (with_weight(nan), 'first.key.weight has numbers that are not finite'),
-            (with_weight(key.long()), 'no floating-point'), (with_weight(key.to_sparse()), 'no floating-point'),
-            (with_weight(torch.zeros(1, 1).expand(key.shape)), 'fewer numbers'), (with_weight(3), 'no dict of tensors'),
-            (dict(step=-1), 'damaged'), (dict(best='x'), 'damaged'), (dict(best=math.nan), 'damaged'),
-            (dict(model_args={**args, 'n_layer': 10 ** 9}), 'damaged'), (dict(model={}), 'damaged'),
-            (dict(model_args={**args, 'decode_pieces': 10 ** 9}), 'damaged'),
-            (dict(model_args={**args, 'first_heads': 3}), 'must divide'),
-            (dict(model_args={**args, 'decoder_heads': 10 ** 6}), 'must divide'),
-            (dict(model_args={**args, 'v_dim': 2.5}), 'damaged'), (dict(config=[1]), 'damaged'),
-            (dict(model_args={**args, 'n_head': 0}), 'damaged'),
-            (dict(model_args={**args, 'embed_dim': 2 ** 40}), 'shape|damaged'), (dict(config={'lr': {}}), 'damaged'),
-            (dict(model_args={**args, 'seq_len': 10 ** 12}), 'another shape'), (dict(model=3), 'damaged'),
+            (with_weight(key.long()), 'no floating-point'),
+            (with_weight(key.to_sparse()), 'no floating-point'),
+            (with_weight(torch.zeros(1, 1).expand(key.shape)), 'fewer numbers'),
+            (with_weight(3), 'no dict of tensors'), (dict(model={}), 'damaged'), (dict(model=3), 'damaged'),
+            (with_args(n_layer=10 ** 9), 'damaged'), (with_args(decode_pieces=10 ** 9), 'damaged'),
+            (with_args(first_heads=3), 'must divide'), (with_args(decoder_heads=10 ** 6), 'must divide'),
+            (with_args(v_dim=2.5), 'damaged'), (with_args(n_head=0), 'damaged'),
+            (with_args(embed_dim=2 ** 40), 'shape|damaged'), (with_args(seq_len=10 ** 12), 'another shape'),
             (dict(model_args=None), 'damaged'), (dict(model_args={}), 'shape|damaged'),
+            (dict(config=[1]), 'damaged'), (dict(config={'lr': {}}), 'damaged'), (dict(step=-1), 'damaged'),
+            (dict(best='x'), 'damaged'), (dict(best=math.nan), 'damaged'), (dict(norm=3), 'damaged'),
             (dict(data=torch.zeros(3)), 'damaged'), (dict(columns=[3]), 'damaged'),
             (dict(categories={'a': 3}), 'damaged'), (dict(scaler={'scale': 'x'}), 'damaged')):
         torch.save({**good, **change}, tmp_path / 'odd.pt')
@@ -122,9 +130,11 @@ def test_a_packed_file_is_refused(tmp_path):
     """It could unpack to any size."""
     model = make(4, 0)
     save(tmp_path / 'a.pt', dict(model=model.state_dict(), model_args=vars(model.config), config={}))
-    with zipfile.ZipFile(tmp_path / 'a.pt') as a, zipfile.ZipFile(tmp_path / 'b.pt', 'w', zipfile.ZIP_DEFLATED) as b:
-        for part in a.infolist():
-            b.writestr(part.filename, a.read(part))
+    with zipfile.ZipFile(tmp_path / 'a.pt') as plain:
+        parts = {part.filename: plain.read(part) for part in plain.infolist()}
+    with zipfile.ZipFile(tmp_path / 'b.pt', 'w', zipfile.ZIP_DEFLATED) as packed:
+        for name, content in parts.items():
+            packed.writestr(name, content)
     with pytest.raises(UserError, match='packed'):
         load(tmp_path / 'b.pt')
 
@@ -141,14 +151,15 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert (tmp_path / 'good.pt').read_bytes() == content and not list(tmp_path.glob('*.tmp'))
 
 
-CONFIG = dict(dataset='a.csv', val_share=0.1, split_seed=0, header=None, input_column='a,b', norm='standard', max_len=9,
-              mask='random', mask_ratio=1, n_query=2, lr=(0.1, 0.2), from_a_student=[1, None])
+CONFIG = dict(dataset='a.csv', val_share=0.1, split_seed=0, header=None, input_column='a,b', norm='standard',
+              max_len=9, mask='random', mask_ratio=1, n_query=2, lr=(0.1, 0.2), from_a_student=[1, None])
 
 
 @pytest.mark.parametrize('change', [
-    dict(dataset=5), dict(dataset=['a.csv']), dict(val_share='x'), dict(val_share=math.nan), dict(split_seed=-1),
-    dict(split_seed=2 ** 64), dict(header='x'), dict(input_column=[1, 2]), dict(norm=3), dict(max_len='x'), dict(mask=3),
-    dict(mask=None), dict(mask_ratio='x'), dict(mask_ratio=(0.5,)), dict(n_query=2.5), dict(metric=[]), dict(target=1)])
+    dict(dataset=5), dict(dataset=['a.csv']), dict(val_share='x'), dict(val_share=math.nan),
+    dict(split_seed=-1), dict(split_seed=2 ** 64), dict(header='x'), dict(input_column=[1, 2]),
+    dict(label_column=['y']), dict(window=[9]), dict(norm=3), dict(max_len='x'), dict(mask=3), dict(mask=None),
+    dict(mask_ratio='x'), dict(mask_ratio=(0.5,)), dict(n_query=2.5), dict(metric=[]), dict(target=1)])
 def test_a_knob_of_another_type_in_a_checkpoint_is_refused(tmp_path, change):
     model = make(0, 1)
     good = dict(model=model.state_dict(), model_args=vars(model.config))
@@ -169,7 +180,8 @@ TASKS = {
 WRONG = [
     ('binary', dict(target='none')), ('binary', dict(target=None)), ('binary', dict(target='multiclass')),
     ('binary', dict(metric='x')), ('binary', dict(metric=['f1'])), ('binary', dict(classes=None)),
-    ('binary', dict(classes=['no', 'no'])), ('binary', dict(classes=['no', 1.0])), ('binary', dict(positive='maybe')),
+    ('binary', dict(classes=['no', 'no'])), ('binary', dict(classes=['no', 1.0])),
+    ('binary', dict(positive='maybe')),
     ('multiclass', dict(classes=[0.0, 1.0])), ('multiclass', dict(classes=[0.0, 1.0, math.nan])),
     ('multiclass', dict(classes=[0.0, 1.0, [2.0]])), ('multiclass', dict(target='binary')),
     ('regression', dict(mean=math.nan)), ('regression', dict(std='1')), ('regression', dict(mean=None)),
@@ -211,9 +223,10 @@ def test_the_state_of_another_optimizer_is_refused():
         return {**good, 'state': {**good['state'], place: {**good['state'][0], **change}}}
     moment = good['state'][0]['exp_avg']
     groups = good['param_groups']
-    for bad in (with_(0, exp_avg=moment[:1]), with_(0, exp_avg_sq=moment.double()), with_(0, step=torch.zeros(2)),
-                with_(0, exp_avg=torch.full_like(moment, torch.nan)), with_(999), with_('a'), with_(0, exp_avg=3),
-                with_(0, more=moment), {'state': {}}, {}, 3, {**good, 'state': 3}, {**good, 'param_groups': groups[:1]},
+    for bad in (with_(0, exp_avg=moment[:1]), with_(0, exp_avg_sq=moment.double()),
+                with_(0, step=torch.zeros(2)), with_(0, exp_avg=torch.full_like(moment, torch.nan)),
+                with_(999), with_('a'), with_(0, exp_avg=3), with_(0, more=moment), {'state': {}}, {}, 3,
+                {**good, 'state': 3}, {**good, 'param_groups': groups[:1]},
                 {**good, 'param_groups': [{**group, 'betas': (2, 2)} for group in groups]},
                 {**good, 'param_groups': [{**group, 'eps': torch.zeros(2)} for group in groups]}):
         with pytest.raises(UserError, match='optimizer'):
@@ -223,71 +236,104 @@ def test_the_state_of_another_optimizer_is_refused():
 # ---- every entry of real checkpoints, edited one by one
 
 def edits(value):
-    """A value as a slip or an attack may leave it: of other types, empty, of other shapes, not finite, huge."""
-    yield from ('x', -1, 2.5, math.nan, math.inf, 10 ** 12, 2 ** 70, [], {}, ['x'], [-1], {'x': 1}, torch.ones(2), True)
+    """A value as an attack may leave it: of other types, empty, of another shape, not finite, huge."""
+    yield from (None, 'x', True, -1, 2.5, math.nan, 2 ** 70, [], ['x'], {'x': 1}, torch.ones(2))
     if torch.is_tensor(value):
-        yield value.double()
-        yield value * math.nan
-        yield value * 1e30
-        yield value.flatten()[:1]
-        yield value[None]
-        yield value.long()
+        yield from (value.double(), value.long(), value * math.nan, value * 1e30)
+        yield from (value.flatten()[:1], value[None])
     if isinstance(value, (list, tuple)) and len(value):
-        yield value[:-1]
-        yield [*value, value[0]]
-    yield None
+        yield from (value[:-1], [*value, value[0]])
 
 
-def edited(entry, path=()):
-    """(path, a copy of the dict with the entry at this path left out or edited) for every entry, at any depth."""
+def edited(entry, place=()):
+    """(place, a copy of the dict in which what is at this place is left out or edited), at any depth."""
     for name, value in entry.items():
-        left_out = {k: v for k, v in entry.items() if k != name}
-        yield (*path, name, 'left out'), left_out
+        here = (*place, name)
+        yield here, {key: other for key, other in entry.items() if key != name}
         for edit in edits(value):
-            yield (*path, name, repr(edit)[:40]), {**entry, name: edit}
+            yield here, {**entry, name: edit}
         if isinstance(value, dict):
-            for where, inner in edited(value, (*path, name)):
-                yield where, {**entry, name: inner}
+            for deeper, inner in edited(value, here):
+                yield deeper, {**entry, name: inner}
 
 
-TABLE = ['--dataset=t.csv', '--label_column=y', '--device=cpu', '--val_share=0.2', '--test_share=0.2', '--batch_size=8']
-TINY = ['--embed_dim=8', '--qk_dim=8', '--v_dim=8', '--n_head=2', '--n_layer=1']
+UNUSED = ('optimizer', 'scaler', 'since')  # by eval.py
+READ_LATER = ('dataset', 'input_column', 'label_column', 'drop_column', 'split_column', 'val_file', 'val_share',
+              'split_seed', 'missing', 'header', 'norm', 'max_len', 'mask', 'mask_ratio', 'n_query', 'metric')
 
 
-@pytest.fixture
-def checkpoints(run, tmp_path):
-    """Paths of a pre-trained checkpoint, and of fine-tuned ones of each target, all of a small table."""
-    rng = np.random.default_rng(0)
-    rows = [f'{a:.3f},{b:.3f},{"red" if a > b else "blue"},{int(a > 0)},{a + b:.3f}' for a, b in rng.normal(size=(60, 2))]
-    (tmp_path / 't.csv').write_text('\n'.join(['a,b,colour,y,z', *rows]) + '\n')
-    run('pretrain.py', *TABLE, *TINY, '--drop_column=z', '--max_steps=2', '--out_dir=pre')
-    for name, column in (('class', 'y'), ('number', 'z')):
-        run('finetune.py', *TABLE, *TINY, f'--label_column={column}', '--init_from=scratch', '--seeds=0', '--max_steps=2',
-            f'--out_dir={name}', '--drop_column=' + ('z' if column == 'y' else 'y'))
-    return [tmp_path / 'pre/last.pt', *(tmp_path / f'{name}/scratch-lr0.001-seed0.pt' for name in ('class', 'number'))]
+def is_worth_trying(place):
+    """
+    Of weights and knobs that are alike, some stand for all. The optimizer's state is checked by itself, when a
+    run is resumed.
+    """
+    if len(place) == 1:
+        return True
+    if place[0] == 'model':
+        return place[1] in ('P', 'first.key.weight')
+    if place[0] == 'config':
+        return place[1] in READ_LATER or place[1] == 'lr'
+    return place[0] not in ('optimizer', 'since')
 
 
-# Entries of which each weight, moment or knob is like the others: some stand for all.
-ALIKE = ('model', 'optimizer', 'state', 'config')
+TINY = ['--embed_dim=8', '--qk_dim=8', '--v_dim=8', '--n_head=2', '--n_layer=1', '--batch_size=8',
+        '--max_steps=2', '--dataset=t.csv', '--val_share=0.2', '--test_share=0.2', '--device=cpu']
 
 
-def few(path):
-    """Whether to try this edit: of many that are alike, the first two."""
-    return True
+def make_checkpoint(run, tmp_path, stage):
+    """The path of a checkpoint of a table with text in it: pre-trained, or fine-tuned on classes or numbers."""
+    rows = ['a,b,colour,class,number']
+    for a, b in np.random.default_rng(0).normal(size=(60, 2)):
+        rows.append(f'{a:.3f},{b:.3f},{"red" if a > b else "blue"},{int(a > 0)},{a + b:.3f}')
+    (tmp_path / 't.csv').write_text('\n'.join(rows) + '\n')
+    if stage == 'pre-trained':
+        run('pretrain.py', *TINY, '--label_column=class', '--drop_column=number', '--out_dir=out')
+        return tmp_path / 'out/last.pt'
+    label, other = ('class', 'number') if stage == 'classes' else ('number', 'class')
+    run('finetune.py', *TINY, f'--label_column={label}', f'--drop_column={other}', '--init_from=scratch',
+        '--seeds=0', '--out_dir=out')
+    return tmp_path / 'out/scratch-lr0.001-seed0.pt'
 
 
-def test_each_entry_of_a_checkpoint_may_be_anything(run, checkpoints, tmp_path, capsys):
-    """Left out, of another type or shape, not finite or huge: it loads and works, or it ends in one line."""
-    n_refused = n_works = 0
-    for path in checkpoints:
-        good = torch.load(path, weights_only=True)
-        for where, bad in edited(good):
-            torch.save(bad, tmp_path / 'bad.pt')
-            try:
-                found = load(tmp_path / 'bad.pt', ('model', 'model_args', 'config', 'norm'))
-            except UserError as error:
-                assert '\n' not in str(error), where
-                n_refused += 1
-            else:
-                n_works += 1
-    print(n_refused, n_works)
+@pytest.mark.parametrize('stage', ['pre-trained', 'classes', 'numbers'])
+def test_each_entry_of_a_checkpoint_may_be_anything(run, tmp_path, monkeypatch, stage):
+    """Left out, of another type or shape, not finite, huge: it ends in one line, or it can be scored."""
+    good = torch.load(make_checkpoint(run, tmp_path, stage), weights_only=True)
+    path = tmp_path / 'bad.pt'
+    monkeypatch.setattr(sys, 'argv', ['eval.py', f'--ckpt={path}', '--device=cpu'])
+    # both are slow: the knobs are read off a source, and the model is built
+    monkeypatch.setattr(checkpoint, 'find_knobs', cache(checkpoint.find_knobs))
+    check_model = checkpoint.check_model
+    refused = 0
+    scored = set()  # places of which an edit was not refused: the first of each is scored
+    for place, bad in edited(good):
+        if not is_worth_trying(place):
+            continue
+        is_model = place[0] in ('model', 'model_args')
+        monkeypatch.setattr(checkpoint, 'check_model', check_model if is_model else lambda *args: None)
+        torch.save({name: value for name, value in bad.items() if name not in UNUSED or name == place[0]}, path)
+        try:
+            load(path, ('model', 'model_args', 'config', 'norm'))
+            if place not in scored:
+                evaluate.main()
+            scored.add(place)
+        except UserError as error:
+            assert '\n' not in str(error), place
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f'{place}: {type(error).__name__}: {error}') from error
+    assert refused > 300 and len(scored) > 10
+
+
+def test_each_entry_of_an_optimizers_state_may_be_anything():
+    optimizer = trained(2)
+    good = optimizer.state_dict()
+    good['state'] = {0: good['state'][0], 1: good['state'][1]}
+    refused = 0
+    for place, bad in edited(good):
+        try:
+            check_optimizer_state(optimizer, bad, 'last.pt')
+        except UserError as error:
+            assert '\n' not in str(error), place
+            refused += 1
+    assert refused > 100

@@ -24,7 +24,7 @@ PIECE = 100_000
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT the way the next word of `plan` says; the last word stays. An int is a status and nothing else."""
+    """Serves CONTENT the way the next word of `plan` says; the last word stays. A number is a status alone."""
     plan = []
     asked = []  # (path, the header Range or None) of each request
     go_on = threading.Event()  # 'slow' waits for it in the middle
@@ -220,8 +220,8 @@ def test_a_gz_file_that_a_server_calls_encoded_is_kept_as_it_is(server):
 
 @pytest.mark.parametrize('how, word, checks', [
     ('html', 'HTML', {}), ('no length', 'how long', {}), ('endless', 'how long', {}), ('endless', 'not', GOOD),
-    ('endless', 'bytes', dict(size=GOOD['size'])), ('nothing', 'an empty file', {}), ('strange length', 'how long', {}),
-    ('nothing', 'not 300,000', dict(size=GOOD['size']))])
+    ('endless', 'bytes', dict(size=GOOD['size'])), ('nothing', 'an empty file', {}),
+    ('strange length', 'how long', {}), ('nothing', 'not 300,000', dict(size=GOOD['size']))])
 def test_what_is_not_the_file_is_not_taken_and_fills_no_disk(server, tmp_path, how, word, checks):
     fails(word, server(how), **checks)
     left = sum(path.stat().st_size for path in (tmp_path / 'downloads').iterdir())

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 import masking
+from configurator import defaults_of
 from masking import (
     BLIND,
     GUIDED,
@@ -282,3 +284,10 @@ def test_each_mask_compiles_in_one_piece(mask):
         torch.manual_seed(1)
         masks.append(f(x, valid, Masking(mask, 0.3, 3))[1])
     assert torch.equal(*masks)
+
+
+def test_each_field_of_a_mask_is_a_knob_where_masks_are_made():
+    """pretrain.py's, of the same type; eval.py's, None = as the checkpoint was trained."""
+    pre, evaluate = defaults_of(ROOT / 'pretrain.py'), defaults_of(ROOT / 'eval.py')
+    for name, default in vars(Masking()).items():
+        assert type(pre[name]) is type(default) and evaluate[name] is None, name

@@ -1,4 +1,4 @@
-"""tensors.py: files of tensors that claim more than they hold. (What torch.save writes: see test_checkpoint.py.)"""
+"""tensors.py: files of tensors that claim more than they hold. Damaged .pt files: see test_checkpoint.py."""
 
 import json
 

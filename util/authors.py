@@ -41,11 +41,11 @@ THEIR_NAMES = [
 ]
 THEIR_NAMES = [(re.compile(pattern), ours) for pattern, ours in THEIR_NAMES]
 
-# Settings that matter in their training alone, with their usual values: others are named, and left out here.
+# Settings that matter in their training alone, and their usual values. Others are named, and left out here.
 TRAINING_ONLY = {
     'head_aggregation': 'mean', 'exclude_seen_reconstruction': True, 'target_mean': None, 'target_std': None,
-    'target_clip': None, 'reconstruction_weighted_loss': None, 'share_embedding_weights': None, 'mask_self': None,
-    'select_initial_ratio': None,
+    'target_clip': None, 'reconstruction_weighted_loss': None, 'share_embedding_weights': None,
+    'mask_self': None, 'select_initial_ratio': None,
 }
 
 
@@ -61,8 +61,9 @@ def is_theirs(path):
 
 def load_theirs(path, data_dir):
     """
-    Read a folder of theirs, or fetch hf:OWNER/NAME to DATA_DIR/downloads. -> a checkpoint as `from_theirs` makes it,
-    and a sentence that describes it. Fails if the files are damaged or ask for something that is not here.
+    Read a folder of theirs, or fetch hf:OWNER/NAME to DATA_DIR/downloads. -> a checkpoint as `from_theirs`
+    makes it, and a sentence that describes it. Fails if the files are damaged or ask for something that is not
+    here.
     """
     if str(path).startswith('hf:'):
         config_file, weights_file = fetch_files(path, data_dir)
@@ -108,8 +109,8 @@ def fetch_files(path, data_dir):
 
 def from_theirs(their_config, state):
     """
-    Their config.json, a dict, and their weights, {name: tensor} -> a checkpoint of ours, a dict with model, model_args,
-    norm, columns and config, and a sentence that describes it.
+    Their config.json, a dict, and their weights, {name: tensor} -> a checkpoint of ours, a dict with model,
+    model_args, norm, columns and config, and a sentence that describes it.
     """
     refuse_unknown_settings(their_config)
     is_tuned = is_fine_tuned(their_config)
@@ -128,13 +129,14 @@ def from_theirs(their_config, state):
         config['image_size'] = math.isqrt(args['seq_len'])
     # None: the files do not say how floats were scaled, so the scale is fitted to the data at hand
     norm = None if args['d_raw'] else {'kind': 'none'}
-    checkpoint = dict(model=weights, model_args={**vars(SMAConfig()), **args}, norm=norm, columns=None, config=config)
+    args = {**vars(SMAConfig()), **args}
+    checkpoint = dict(model=weights, model_args=args, norm=norm, columns=None, config=config)
 
     encoder = 'Perceiver' if args['n_latent'] else 'Transformer'
     n_parameters = sum(p.numel() for p in model.parameters())
     left_out = [f'{n_copies} copies', f'{n_unused} unused weights', *unusual_settings(their_config)]
-    sentence = (f'{architecture(their_config)}, a {encoder} of {args["n_layer"]} layers, {n_parameters:,} parameters; '
-                f'left out: {", ".join(left_out)}')
+    sentence = (f'{architecture(their_config)}, a {encoder} of {args["n_layer"]} layers, {n_parameters:,} '
+                f'parameters; left out: {", ".join(left_out)}')
     return checkpoint, sentence
 
 
@@ -163,8 +165,8 @@ def refuse_unknown_settings(their_config):
     d = their_config['latent_channels']
     qk_dim = their_config['qk_channels'] or d
     mlp_ratio = their_config['self_attention_widening_factor']
-    demand(their_config, v_channels=d, num_blocks=1, hidden_act='gelu', use_query_residual=True, final_project=True,
-           use_position_embeddings=True)
+    demand(their_config, v_channels=d, num_blocks=1, hidden_act='gelu', use_query_residual=True,
+           final_project=True, use_position_embeddings=True)
     if their_config['input_type'] == 'discrete':
         demand(their_config, num_discrete_tokens=N_IDS)
     if their_config['encoder_type'] == 'cross_attention':
@@ -224,8 +226,8 @@ def model_args_of(their_config, n_out):
 
 def rename_weights(state, is_tuned):
     """
-    -> {our name: tensor}, how many tensors were there more than once, and how many belong to nothing that we have: a
-    teacher that averages the student, and the head of a model that was not fine-tuned.
+    -> {our name: tensor}, how many tensors were there more than once, and how many belong to nothing that we
+    have: a teacher that averages the student, and the head of a model that was not fine-tuned.
     """
     weights = {}
     n_copies = n_unused = 0
@@ -242,15 +244,17 @@ def rename_weights(state, is_tuned):
 
 
 def count_blocks(weights):
-    """How many blocks after the masking layer have a weight, by the numbers in names like blocks.3.fc.weight."""
+    """
+    How many blocks after the masking layer have a weight, by the numbers in names like blocks.3.fc.weight.
+    """
     numbers = {name.split('.')[1] for name in weights if name.startswith('blocks.')}
     return len(numbers)
 
 
 def add_what_is_left_out(weights, model, has_biases):
     """
-    Add what their files do not repeat: the decoder's last matrix where it is the table of bytes, and biases where their
-    Linear layers have none, as zeros. The length of a bias is that of its matrix, which is there.
+    Add what their files do not repeat: the decoder's last matrix where it is the table of bytes, and biases
+    where their Linear layers have none, as zeros. The length of a bias is that of its matrix, which is there.
     """
     if 'decoder.out.bias' in weights:
         weights.setdefault('decoder.out.weight', weights['value_embedding.weight'])
@@ -273,8 +277,12 @@ def masking_of(their_config):
 
 
 def noise_of(their_config):
-    """Their settings of the mask, a dict: in the file a list of pairs (name, settings), of which the first counts."""
-    transforms = their_config.get('cross_train_noising_args') or teacher_of(their_config).get('train_transform_args')
+    """
+    Their settings of the mask, a dict: in the file a list of pairs (name, settings), of which the first counts.
+    """
+    transforms = their_config.get('cross_train_noising_args')
+    if not transforms:
+        transforms = teacher_of(their_config).get('train_transform_args')
     return transforms[0][1] if transforms else {}
 
 

@@ -1,13 +1,17 @@
 """
 Checkpoints: saved whole or not at all, and not trusted when they are loaded.
 
-A checkpoint is a dict. Those of pretrain.py and finetune.py share these entries:
+A checkpoint is a dict. These entries are in those of pretrain.py and of finetune.py:
 
-    model         {name: tensor}, the weights         columns      names of the inputs of a table, or None
-    model_args    the fields of SMAConfig             categories   {column: {text: its number}} of texts in a table
-    config        the knobs of the run                norm         the scale of floats (util/scaling.py)
-    step, data    when and on what it was trained     optimizer, scaler    pre-training: what --resume needs
-    task          fine-tuning: what is predicted and how it is scored (util/tasks.py)
+    model         {name: tensor}, the weights
+    model_args    the fields of SMAConfig
+    config        the knobs of the run
+    step          of training
+    data          what tells whether the data are the same
+    columns       names of the inputs of a table, or None
+    categories    {column: {text: its number}} of a table that has texts in it
+    norm          the scale of floats, see util/scaling.py; None: the authors' files do not say
+    task          of fine-tuning alone: what is predicted and how it is scored, see util/tasks.py
 """
 
 import math
@@ -36,19 +40,21 @@ RENAMED_KNOBS = {'valid_share': 'val_share', 'valid_file': 'val_file'}
 # Knobs that a later stage reads out of a checkpoint, beside those of the data and of the mask.
 TYPES_OF_KNOBS = {'norm': str, 'max_len': int, 'target': str, 'metric': str}
 
+LARGEST_SIZE = 2 ** 40  # of anything in model_args
+
 
 # -----------------------------------------------------------------------------
 # out and in
 
 def save(path, checkpoint):
     """
-    Write a checkpoint, whole or not at all. Fails if the weights are not finite: then a file that was there before
-    stays.
+    Write a checkpoint, whole or not at all. Fails if the weights are not finite: then a file that was there
+    before stays.
     """
     for tensor in checkpoint['model'].values():
         if not torch.isfinite(tensor).all():
-            fail(f'the weights are not finite any more, so {path} is not written: lower --lr, or look for extreme values '
-                 'in the data')
+            fail(f'the weights are not finite any more, so {path} is not written: lower --lr, or look for '
+                 'extreme values in the data')
     with atomic_write(path) as f:
         torch.save(checkpoint, f)
 
@@ -57,8 +63,8 @@ def load(path, keys=('model', 'model_args', 'config'), data_dir='datasets'):
     """
     Read a checkpoint that has these entries, onto the CPU. Fails if it is damaged.
 
-    path: a file, or a folder, which means its last.pt; or weights of the authors, as a folder with config.json or as
-    hf:OWNER/NAME, which is kept in DATA_DIR/downloads. Those are turned into a checkpoint of ours.
+    path: a file, or a folder, which means its last.pt; or weights of the authors, as a folder with config.json
+    or as hf:OWNER/NAME, which is kept in DATA_DIR/downloads. Those are turned into a checkpoint of ours.
     """
     if is_theirs(path):
         checkpoint, sentence = load_theirs(path, data_dir)
@@ -88,9 +94,9 @@ def load(path, keys=('model', 'model_args', 'config'), data_dir='datasets'):
 
 def load_weights(model, state, new=(), dropped=()):
     """
-    Copy weights into a model by their names. Fails unless the names and shapes agree, but for names that begin with one
-    of `new`, which the state may lack, and of `dropped`, which the model may lack. -> (how many were copied, how many
-    weights of the model are new)
+    Copy weights into a model by their names. Fails unless the names and shapes agree, but for names that begin
+    with one of `new`, which the state may lack, and of `dropped`, which the model may lack. -> (how many were
+    copied, how many weights of the model are new)
     """
     try:
         result = model.load_state_dict(state, strict=False)
@@ -100,7 +106,8 @@ def load_weights(model, state, new=(), dropped=()):
     wrong = [name for name in result.missing_keys if not name.startswith(tuple(new))]
     wrong += [name for name in result.unexpected_keys if not name.startswith(tuple(dropped))]
     if wrong:
-        fail(f'the checkpoint does not fit the model: {len(wrong)} weights are missing or too many, such as {wrong[0]}')
+        fail(f'the checkpoint does not fit the model: {len(wrong)} weights are missing or too many, such as '
+             f'{wrong[0]}')
     n_copied = len(state) - len(result.unexpected_keys)
     return n_copied, len(result.missing_keys)
 
@@ -109,7 +116,9 @@ def load_weights(model, state, new=(), dropped=()):
 # does it fit this run?
 
 def shape_of(model_args):
-    """The fields of SMAConfig that make up a model's shape. One that an older checkpoint lacks has its default."""
+    """
+    The fields of SMAConfig that make up a model's shape. One that an older checkpoint lacks has its default.
+    """
     shape = {}
     for field in fields(SMAConfig):
         if field.name not in FREE:
@@ -119,8 +128,8 @@ def shape_of(model_args):
 
 def must_match(old, new, what, defaults=None):
     """
-    Fail, naming the first setting that differs, unless the settings `new` are those with which `what` was made, `old`.
-    A knob that `old` lacks, because it is newer, counts as its value in `defaults`.
+    Fail, naming the first setting that differs, unless the settings `new` are those with which `what` was made,
+    `old`. A knob that `old` lacks, because it is newer, counts as its value in `defaults`.
     """
     for name, value in new.items():
         before = old.get(name, (defaults or {}).get(name))
@@ -129,7 +138,10 @@ def must_match(old, new, what, defaults=None):
 
 
 def check_optimizer_state(optimizer, state, path):
-    """Fail unless a saved state fits this optimizer. Fused AdamW would write past the end of moments of another size."""
+    """
+    Fail unless a saved state fits this optimizer. Fused AdamW would write past the end of moments of another
+    size.
+    """
     try:
         fits = has_same_groups(optimizer, state) and has_fitting_moments(optimizer, state['state'])
     except (AttributeError, KeyError, TypeError, RuntimeError):
@@ -139,7 +151,9 @@ def check_optimizer_state(optimizer, state, path):
 
 
 def has_same_groups(optimizer, state):
-    """Whether the groups of parameters have the same sizes and settings; the learning rate changes with the step."""
+    """
+    Whether the groups of parameters have the same sizes and settings; the learning rate changes with the step.
+    """
     ours = [{**group, 'lr': None} for group in optimizer.state_dict()['param_groups']]
     theirs = [{**group, 'lr': None} for group in state['param_groups']]
     return ours == theirs
@@ -245,13 +259,8 @@ def check_config(config, path):
             damaged(path, f'its config has {name}={value!r}')
     data_knobs, _ = find_knobs(ROOT / 'data.py')
     for name, knob in data_knobs.items():
-        value = config.get(name)
-        if value is None or (name == 'input_column' and is_list_of_text(value)):
-            continue
-        try:
-            fit(value, knob)
-        except (ValueError, OverflowError):
-            damaged(path, f'its config has {name}={value!r}')
+        if not is_knob_value(name, config.get(name), knob):
+            damaged(path, f'its config has {name}={config[name]!r}')
     if (config.get('split_seed') or 0) < 0:
         damaged(path, f'its config has split_seed={config["split_seed"]}')
     for name, wanted in TYPES_OF_KNOBS.items():
@@ -260,6 +269,17 @@ def check_config(config, path):
     for field in fields(Masking):
         if field.name in config and not is_like(config[field.name], type(field.default)):
             damaged(path, f'its config has {field.name}={config[field.name]!r}')
+
+
+def is_knob_value(name, value, knob):
+    """Whether a knob of the data may have this value."""
+    if isinstance(value, (list, tuple)) and not knob.is_tuple:
+        return name == 'input_column' and is_list_of_text(value)  # the columns of an earlier checkpoint
+    try:
+        fit(value, knob)
+    except (ValueError, OverflowError):
+        return value is None
+    return True
 
 
 def is_like(value, wanted):
@@ -304,13 +324,15 @@ def are_classes(classes, n):
 
 
 def check_model(checkpoint, path):
-    """Fail unless the weights are finite and those of the model that model_args describe. Takes no memory for it."""
+    """
+    Fail unless the weights are finite and those of the model that model_args describe. Takes no memory for it.
+    """
     state = checkpoint['model']
     args = checkpoint['model_args']
     check_tensors(state, path)
     for field in fields(SMAConfig):
         value = args.get(field.name, field.default)
-        if field.type is int and type(value) is not int:
+        if field.type is int and (type(value) is not int or abs(value) > LARGEST_SIZE):
             damaged(path, f'its model_args have {field.name}={value!r}')
     if args.get('n_layer', 1) > len(state):  # a billion layers would take for ever to build
         damaged(path, f'it claims {args["n_layer"]} layers, and has {len(state)} weights')
@@ -327,7 +349,9 @@ def check_model(checkpoint, path):
 
 
 def check_tensors(state, path):
-    """Fail unless these are tensors of finite floating-point numbers that take no more room than the file has."""
+    """
+    Fail unless these are tensors of finite floating-point numbers that take no more room than the file has.
+    """
     for name, tensor in state.items():
         if not isinstance(name, str) or not torch.is_tensor(tensor):
             damaged(path, 'its model is no dict of tensors')
@@ -336,4 +360,5 @@ def check_tensors(state, path):
         if tensor.nbytes > tensor.untyped_storage().nbytes():  # one number can be made to look like a billion
             damaged(path, f'{name} has fewer numbers than its shape says')
         if not torch.isfinite(tensor).all():
-            fail(f'{path}: {name} has numbers that are not finite, because its training had failed: take an earlier one')
+            fail(f'{path}: {name} has numbers that are not finite, because its training had failed: take an '
+                 'earlier checkpoint')

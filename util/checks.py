@@ -17,8 +17,8 @@ FEW_ROWS = 100  # fewer validation rows make the choice of a model a matter of l
 
 def check_numbers(config, at_least_one=()):
     """
-    Fail on knobs that no run can be made with: counts below 1, numbers that are negative or infinite, and a folder to
-    write to that is a file. at_least_one: the names of further counts that a script has.
+    Fail on knobs that no run can be made with: counts below 1, numbers that are negative or infinite, and a
+    folder to write to that is a file. at_least_one: the names of further counts that a script has.
     """
     for name in ('batch_size', 'accumulation', 'epochs', 'max_steps', *at_least_one):
         value = config.get(name)
@@ -42,8 +42,8 @@ def check_numbers(config, at_least_one=()):
 
 def check_batch(n_rows, config, run, n_val=FEW_ROWS):
     """
-    Fail unless n_rows training rows fill a batch, and the batch can be split evenly. Warn if the n_val validation rows
-    are few.
+    Fail unless n_rows training rows fill a batch, and the batch can be split evenly. Warn if the n_val
+    validation rows are few.
     """
     if n_val < FEW_ROWS:
         warn(run, f'Only {n_val} validation rows: model selection will be noisy. Raise --val_share.')
@@ -57,14 +57,15 @@ def check_batch(n_rows, config, run, n_val=FEW_ROWS):
 
 def check_masking(masking, lengths, d_raw):
     """
-    Fail unless the mask is known and fits the data, and its ratio hides something, but not everything of any row.
-    lengths (N,) numpy, inputs of each row; d_raw as in model.py, 0 = bytes.
+    Fail unless the mask is known and fits the data, and its ratio hides something, but not everything of any
+    row. lengths (N,) numpy, inputs of each row; d_raw as in model.py, 0 = bytes.
     """
     known = [*GUIDED, *BLIND]
     ratio = masking.mask_ratio
     longest = int(lengths.max())
     if masking.mask not in known:
-        fail(f'unknown mask {masking.mask!r}, the nearest of {", ".join(known)} is {nearest(masking.mask, known)!r}')
+        fail(f'unknown mask {masking.mask!r}, the nearest of {", ".join(known)} is '
+             f'{nearest(masking.mask, known)!r}')
     if masking.mask == 'word' and d_raw:
         fail('mask=word hides words of text, but these data are numbers: choose guided or random')
     if masking.mask == 'patch':
@@ -93,8 +94,9 @@ def check_square(n, d_raw):
 
 def check_fits(dataset, checkpoint):
     """
-    Fail unless the data are what the checkpoint's model reads, column for column. -> a warning, '' for none: where
-    columns have no names to compare, their values can only suggest that they are other columns, or in other units.
+    Fail unless the data are what the checkpoint's model reads, column for column. -> a warning, '' for none:
+    where columns have no names to compare, their values can only suggest that they are other columns, or in
+    other units.
     """
     check_inputs(dataset, checkpoint['model_args'])
     check_norm(dataset, checkpoint)
@@ -104,8 +106,8 @@ def check_fits(dataset, checkpoint):
     categories = checkpoint.get('categories') or {}
     if categories and categories != dataset.meta['categories']:
         name = next(iter(categories))
-        fail(f'{dataset.name} has changed: the texts of column {name!r} are not those that the checkpoint learned. '
-             'Pre-train anew')
+        fail(f'{dataset.name} has changed: the texts of column {name!r} are not those that the checkpoint '
+             'learned. Pre-train anew')
     return warn_of_other_values(dataset, checkpoint['norm'])
 
 
@@ -132,8 +134,8 @@ def check_columns(dataset, learned):
              f'--input_column={",".join(learned)}')
     for place, (have, wanted) in enumerate(zip(dataset.columns, learned), start=1):
         if have != wanted:
-            fail(f'{dataset.name} has other columns than the checkpoint learned, {have!r} for {wanted!r} at place '
-                 f'{place}: see input_column')
+            fail(f'{dataset.name} has other columns than the checkpoint learned, {have!r} for {wanted!r} at '
+                 f'place {place}: see input_column')
     fail(f'{dataset.name} has {len(dataset.columns)} columns, the checkpoint names {len(learned)}')
 
 
@@ -143,7 +145,10 @@ def has_names(columns):
 
 
 def warn_of_other_values(dataset, norm):
-    """A warning if a column lies far from what the checkpoint learned: another column, or another unit. '' for none."""
+    """
+    A warning if a column lies far from what the checkpoint learned: another column, or another unit. '' for
+    none.
+    """
     if not norm or norm['kind'] == 'none':
         return ''
     # of the rows that the scale was taken from at most a ninth lie beyond 3 deviations (Chebyshev)
@@ -152,8 +157,8 @@ def warn_of_other_values(dataset, norm):
     if share.max() <= 0.5:
         return ''
     column = dataset.columns[share.argmax()]
-    return (f'column {column!r} of {dataset.name}: most values lie more than 3 standard deviations from what the '
-            'checkpoint learned. Is it the same column, in the same unit?')
+    return (f'column {column!r} of {dataset.name}: most values lie more than 3 standard deviations from what '
+            'the checkpoint learned. Is it the same column, in the same unit?')
 
 
 def check_norm(dataset, checkpoint):
@@ -170,7 +175,9 @@ def check_norm(dataset, checkpoint):
 
 
 def is_scale_of(dataset, norm):
-    """Whether a scale has the shapes of these data and leaves float32 numbers, which the model computes with."""
+    """
+    Whether a scale has the shapes of these data and leaves float32 numbers, which the model computes with.
+    """
     shape = (3,) if dataset.is_images else (dataset.n, dataset.d_raw)
     if norm['kind'] == 'none':
         return True

@@ -25,9 +25,9 @@ def download(name, address, size, digest, data_dir):
     """
     The path of a file that a data set is made from: found in DATA_DIR/downloads, or fetched to there.
 
-    size in bytes and digest 'md5:..' or 'sha256:..' are checked where they are given, of a file that was put there by
-    hand too. address None: a file that only its owner may hand out. SMA_MIRROR in the environment is a folder that has
-    the file, at any depth, or an http address to put before its name.
+    size in bytes and digest 'md5:..' or 'sha256:..' are checked where they are given, of a file that was put
+    there by hand too. address None: a file that only its owner may hand out. SMA_MIRROR in the environment is a
+    folder that has the file, at any depth, or an http address to put before its name.
     """
     target = Path(data_dir) / 'downloads' / name
     mirror = os.environ.get('SMA_MIRROR', '')
@@ -50,7 +50,8 @@ def download(name, address, size, digest, data_dir):
         return found
     by_hand = f'as {target.resolve()}, or let SMA_MIRROR in the environment name a folder that has it'
     if address is None:
-        fail(f'{name} is not for download: put that folder, with train/ and val/ in it, or a link to it, {by_hand}')
+        fail(f'{name} is not for download: put that folder, with train/ and val/ in it, or a link to it, '
+             f'{by_hand}')
     try:
         problem = fetch_with_retries(target, address, shown, size, digest)
     except OSError as error:
@@ -94,8 +95,8 @@ def hash_of(path, algorithm):
 
 def fetch_with_retries(target, address, shown, size, digest):
     """
-    Fetch a file to NAME.part and give it its name when it is whole. Of several processes one fetches, the others wait.
-    -> None, or what went wrong
+    Fetch a file to NAME.part and give it its name when it is whole. Of several processes one fetches, the
+    others wait. -> None, or what went wrong
     """
     target.parent.mkdir(parents=True, exist_ok=True)  # a name may have folders in it
     part = target.with_name(f'{target.name}.part')
@@ -113,8 +114,8 @@ def fetch_with_retries(target, address, shown, size, digest):
                 sync(part)
                 part.replace(target)
                 if digest is None:
-                    print(f'{target.name}: no hash is known, so nobody can tell whether this is the file as published; '
-                          f'sha256:{hash_of(target, "sha256")} in its row of DATASETS pins it', flush=True)
+                    print(f'{target.name}: no hash is known; sha256:{hash_of(target, "sha256")} in its row of '
+                          'DATASETS pins it', flush=True)
                 return None
             if problem.startswith('HTTP 4') and problem not in ('HTTP 416', 'HTTP 429'):
                 return problem  # to ask again is of no use
@@ -138,7 +139,10 @@ def locked(path):
 
 
 def fetch(file, address, shown, size, digest):
-    """One attempt to bring the rest of a file. file: open to append, with what is there. -> None, or what went wrong"""
+    """
+    One attempt to bring the rest of a file. file: open to append, with what is there. -> None, or what went
+    wrong
+    """
     have = file.seek(0, os.SEEK_END)
     if digest is None:  # nobody could tell whether the rest belongs to what is there
         have = restart(file)
@@ -172,54 +176,69 @@ def request(file, address, shown, size, digest):
         status = answer.status_code
         if status not in (200, 206, 416):
             return f'HTTP {status}'
-        content_range = answer.headers.get('Content-Range', '')
         decode = must_decode(answer, file.name)
-        continues = status == 206 and content_range.startswith(f'bytes {have}-') and not decode
-        if not continues:
-            have = restart(file)  # 200: the whole file comes again. Otherwise what is there is no part of this file.
+        content_range = answer.headers.get('Content-Range', '')
+        if status != 206 or not content_range.startswith(f'bytes {have}-') or decode:
+            restart(file)  # 200: the whole file comes again. Otherwise what is there is no part of this file.
             if status != 200:
                 return f'HTTP {status}'
-        if digest is None and answer.headers.get('Content-Type', '').startswith('text/html'):
-            return 'a page of HTML, not the file'
-
-        length = whole_number(answer.headers.get('Content-Length'))  # bytes of this answer
-        total = None  # bytes of the whole file, as the server has it
-        if continues:
-            total = whole_number(content_range.rpartition('/')[2])
-        elif not decode:
-            total = length
-        if size is not None and total not in (None, size):
-            return f'it has {total:,} bytes, not {size:,}'
-        total = size if total is None else total
-        has_end = length is not None or answer.headers.get('Transfer-Encoding') == 'chunked'
-        if total is None and digest is None and not has_end:
-            return 'the server does not say how long it is'
-        return receive(file, answer, decode, shown, length, total)
+        total = stated_size(answer, decode)
+        problem = check_headers(answer, total, size, digest)
+        if problem:
+            return problem
+        return receive(file, answer, decode, shown, size if total is None else total)
 
 
 def must_decode(answer, file_name):
     """
-    Whether the server has compressed the file to send it, though it was asked not to. Many servers say so of a .gz file
-    too, which they send as it is.
+    Whether the server has compressed the file to send it, though it was asked not to. Many servers say so of a
+    .gz file too, which they send as it is.
     """
     is_encoded = answer.headers.get('Content-Encoding', 'identity') != 'identity'
     return is_encoded and not file_name.endswith('.gz.part')
 
 
-def receive(file, answer, decode, shown, length, total):
-    """Append the body of an answer of `length` bytes, which makes the file `total` bytes long; None: not known."""
+def stated_size(answer, decode):
+    """Bytes of the whole file, as the server states them; None if it does not."""
+    if answer.status_code == 206:
+        return whole_number(answer.headers['Content-Range'].rpartition('/')[2])
+    if decode:
+        return None
+    return whole_number(answer.headers.get('Content-Length'))
+
+
+def check_headers(answer, total, size, digest):
+    """What shows already that this is not the file; None if nothing does."""
+    if size is not None and total not in (None, size):
+        return f'it has {total:,} bytes, not {size:,}'
+    if digest is not None:
+        return None
+    if answer.headers.get('Content-Type', '').startswith('text/html'):
+        return 'a page of HTML, not the file'
+    has_length = whole_number(answer.headers.get('Content-Length')) is not None
+    if size is None and not has_length and answer.headers.get('Transfer-Encoding') != 'chunked':
+        return 'the server does not say how long it is'
+    return None
+
+
+def receive(file, answer, decode, shown, total):
+    """Append the body of an answer, after which the file has `total` bytes; None = not known."""
     text = f'fetching {shown}'
     if total is not None:
         text += f': {total:,} bytes'
     print(text, flush=True)
-    most = MOST_BYTES if total is None else total
-    bar = dict(total=total, initial=file.tell(), leave=False, disable=not sys.stderr.isatty())
-    with tqdm.wrapattr(file, 'write', **bar) as out:
+    least, most = 0, MOST_BYTES
+    if total is not None:
+        least = most = total
+    show = sys.stderr.isatty()
+    with tqdm.wrapattr(file, 'write', total=total, initial=file.tell(), leave=False, disable=not show) as out:
         for block in answer.raw.stream(BLOCK, decode_content=decode):
             out.write(block)
             if file.tell() > most:
                 break
-    if length is not None and answer.raw.tell() < length or total is not None and file.tell() < total:
+    length = whole_number(answer.headers.get('Content-Length'))
+    is_short = length is not None and answer.raw.tell() < length
+    if is_short or file.tell() < least:
         return f'cut off after {file.tell():,} bytes'
     if file.tell() == 0:
         return 'the server sent an empty file'

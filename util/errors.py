@@ -4,7 +4,8 @@ import difflib
 import sys
 
 # what torch's allocators and cuBLAS say when memory runs out
-OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'Storage size calculation overflowed', 'ALLOC_FAILED')
+OUT_OF_MEMORY = (
+    'out of memory', "can't allocate memory", 'Storage size calculation overflowed', 'ALLOC_FAILED')
 
 
 class UserError(ValueError):
@@ -35,11 +36,11 @@ def nearest(name, names):
 
 def run_cli(main):
     """
-    Run a script's main function. A UserError, or a lack of memory, ends the script with one line on stderr and exit
-    status 2; any other exception is a fault of the program and keeps its traceback.
+    Run a script's main function. A UserError, or a lack of memory, ends the script with one line on stderr and
+    exit status 2; any other exception is a fault of the program and keeps its traceback.
     """
-    if hasattr(sys.stdout, 'reconfigure'):  # a terminal that is not UTF-8 gets \u2588 for a block, and no traceback
-        sys.stdout.reconfigure(errors='backslashreplace')
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='backslashreplace')  # a terminal that is not UTF-8 gets \xe9 for é
     try:
         main()
     except UserError as error:
@@ -51,7 +52,9 @@ def run_cli(main):
 
 
 def is_out_of_memory(error):
-    """Whether an exception says that there is not enough memory: Python's, numpy's, or torch's on any device."""
+    """
+    Whether an exception says that there is not enough memory: Python's, numpy's, or torch's on any device.
+    """
     if isinstance(error, MemoryError):
         return True
     return any(words in str(error) for words in OUT_OF_MEMORY)
@@ -60,8 +63,8 @@ def is_out_of_memory(error):
 def fewer_at_once(error):
     """What to do when memory runs out, and the first line of what the allocator said."""
     cause = str(error).strip().split('\n')[0] or type(error).__name__
-    return printable(f'not enough memory: raise --accumulation, which computes the same batch in smaller pieces, or '
-                     f'--decode_pieces for long inputs, or lower --batch_size ({cause})')
+    return printable(f'not enough memory: raise --accumulation, which computes the same batch in smaller '
+                     f'pieces, or --decode_pieces for long inputs, or lower --batch_size ({cause})')
 
 
 def end(message):

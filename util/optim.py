@@ -10,11 +10,12 @@ from util.errors import fail
 
 def make_optimizer(model, config, device):
     """
-    AdamW with betas 0.9 and 0.999 (appendix B). Only the matrices of Linear layers decay: no embedding, P, latents,
-    LayerNorm or bias. config: a stage's knobs, of which lr and weight_decay are read.
+    AdamW with betas 0.9 and 0.999 (appendix B). Only the matrices of Linear layers decay: no embedding, P,
+    latents, LayerNorm or bias. config: a stage's knobs, of which lr and weight_decay are read.
 
-    To add a knob of the optimiser, declare it in pretrain.py and read it here as config.get(name, default). There is no
-    other place to edit: resuming, fine-tuning and older checkpoints, which lack the knob, take the default.
+    To add a knob of the optimiser, declare it in pretrain.py and read it here as config.get(name, default).
+    There is no other place to edit: resuming, fine-tuning and older checkpoints, which lack the knob, take the
+    default.
     """
     matrices, others = [], []
     linear_weights = {module.weight for module in model.modules() if isinstance(module, nn.Linear)}
@@ -31,11 +32,12 @@ def make_optimizer(model, config, device):
 
 def lr_at(step, total, config):
     """
-    The learning rate of a step: linear warm-up to lr, then a cosine that reaches min_lr after `total` steps. config: a
-    stage's knobs, of which lr, min_lr and warmup_steps are read.
+    The learning rate of a step: linear warm-up to lr, then a cosine that reaches min_lr after `total` steps.
+    config: a stage's knobs, of which lr, min_lr and warmup_steps are read.
 
-    To add a knob of the schedule, declare it in pretrain.py and read it here as config.get(name, default). There is no
-    other place to edit: resuming, fine-tuning and older checkpoints, which lack the knob, take the default.
+    To add a knob of the schedule, declare it in pretrain.py and read it here as config.get(name, default).
+    There is no other place to edit: resuming, fine-tuning and older checkpoints, which lack the knob, take the
+    default.
     """
     warmup_steps = config['warmup_steps']
     if step < warmup_steps:
@@ -72,8 +74,8 @@ def make_scaler(run):
 
 def update(model, optimizer, scaler, grad_clip):
     """
-    One step of the optimiser on the gradients that are there, which are cleared afterwards. grad_clip: the largest norm
-    of all gradients together; 0 = no limit. -> the norm before clipping, 0-d tensor
+    One step of the optimiser on the gradients that are there, which are cleared afterwards. grad_clip: the
+    largest norm of all gradients together; 0 = no limit. -> the norm before clipping, 0-d tensor
     """
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
@@ -100,5 +102,5 @@ class Skips:
     def check(self, step):
         """Fail if too many were left out. Call it now and then, as it waits for the device."""
         if self.in_a_row >= self.limit:
-            fail(f'the gradients of the last {int(self.in_a_row)} steps up to step {step} are not finite, so nothing is '
-                 'learned: lower --lr, or look for extreme values in the data')
+            fail(f'the gradients of the last {int(self.in_a_row)} steps up to step {step} are not finite, so '
+                 'nothing is learned: lower --lr, or look for extreme values in the data')

@@ -73,7 +73,10 @@ def set_up(config):
 
 
 def find_device(name, local_rank):
-    """The torch.device that the knob `device` names, tried out. local_rank: which of several GPUs is this process's."""
+    """
+    The torch.device that the knob `device` names, tried out. local_rank: which of several GPUs is this
+    process's.
+    """
     found = name
     if found == 'auto':
         found = 'cpu'
@@ -154,15 +157,17 @@ def join(run):
     """Meet the other processes. CPU tensors travel by gloo, CUDA tensors by NCCL, which takes no others."""
     for name in ('MASTER_ADDR', 'MASTER_PORT'):
         if name not in os.environ:
-            fail(f'WORLD_SIZE={run.world} in the environment asks for several processes, but {name} is not set: '
-                 'start them with torchrun, or unset WORLD_SIZE')
+            fail(f'WORLD_SIZE={run.world} in the environment asks for several processes, but {name} is not '
+                 'set: start them with torchrun, or unset WORLD_SIZE')
     sys.excepthook = partial(report_lost_process, run)
     backend = 'cpu:gloo,cuda:nccl' if run.device.type == 'cuda' else 'gloo'
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
 
 
 def report_lost_process(run, error_type, error, trace):
-    """The excepthook of several processes: one line where another one has ended. torchrun then ends them all."""
+    """
+    The excepthook of several processes: one line where another one has ended. torchrun then ends them all.
+    """
     if isinstance(error, dist.DistError) or 'gloo' in str(error):
         print(f'error: process {run.rank} waited for another process, which has died', file=sys.stderr)
     else:
@@ -201,14 +206,18 @@ def wrap(model, run):
 
 
 def mark_width_as_dynamic(model, args):
-    """Tell torch.compile that n of x and valid, (B, n), varies. Otherwise the first n gets a program of its own."""
+    """
+    Tell torch.compile that n of x and valid, (B, n), varies. Otherwise the first n gets a program of its own.
+    """
     for t in args[:2]:
         if torch.is_tensor(t) and t.ndim == 2:
             torch._dynamo.mark_dynamic(t, 1)
 
 
 def no_sync(model, run, last):
-    """The context of a micro-batch's forward and backward: processes share their gradients in the last one only."""
+    """
+    The context of a micro-batch's forward and backward: processes share their gradients in the last one only.
+    """
     if run.world == 1 or last:
         return nullcontext()
     return model.no_sync()

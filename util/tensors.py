@@ -9,7 +9,8 @@ import torch
 from util.errors import fail
 
 # the types of numbers in a .safetensors file
-DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16, 'I64': torch.int64}
+DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16,
+          'I64': torch.int64}
 
 
 def read_pt(path):
@@ -34,8 +35,9 @@ def check_archive(path):
 
 def read_safetensors(path):
     """
-    {name: tensor}. The file holds the length of its header in 8 bytes, the header in JSON, which gives the dtype, shape
-    and place of each tensor, and then all numbers (github.com/huggingface/safetensors). Errors: as json and torch raise.
+    {name: tensor}. The file holds the length of its header in 8 bytes, the header in JSON, which gives the
+    dtype, shape and place of each tensor, and then all numbers (github.com/huggingface/safetensors). Errors: as
+    json and torch raise.
     """
     path = Path(path)
     with open(path, 'rb') as f:
