@@ -335,7 +335,7 @@ def show_masks(ev: Evaluation, masking: Masking):
 
 
 def is_picture(data):
-    """Whether a row can be drawn: the pixels of a square picture, in colour, or grey where the data set says so."""
+    """Whether a row is a square picture: of colours, or of grey values where the data set says so."""
     if data.is_bytes or math.isqrt(data.n) ** 2 != data.n:
         return False
     return data.d_raw == 3 or data.meta.get('is_picture', False)
@@ -467,8 +467,6 @@ def check_action(config, saved):
     """Fails on an action that this checkpoint is not for."""
     is_fine_tuned = bool(saved['model_args'].get('n_out'))
     task = saved.get('task')
-    if task:
-        tasks.check_task(task, saved['model_args'].get('n_out'))
     if task and positive is not None and not probe:
         saved['task'] = tasks.with_positive(task, positive)
     if is_fine_tuned and not (task or embed or probe):

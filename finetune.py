@@ -320,7 +320,6 @@ def finished_run(experiment, start, path):
     if not resume or not runtime.decide_on_main(path.exists(), run):
         return None
     found = checkpoint.load(path, keys=('model', 'task', 'val_score', 'step', 'n_train', 'config'))
-    tasks.check_task(found['task'], found['model_args'].get('n_out'))
     if found.get('start', start.digest) != start.digest:
         print0(run, f'{path}: {start.name} or the data have changed since, so it is made anew')
         return None

@@ -11,7 +11,8 @@ import torch
 
 import eval as evaluate
 from model import FREE, SMA, SMAConfig, build
-from util.checkpoint import check_optimizer_state, load, load_weights, must_match, save, shape_of
+from util import checkpoint
+from util.checkpoint import check_optimizer_state, check_task, load, load_weights, must_match, save, shape_of
 from util.errors import UserError
 from util.optim import make_optimizer, make_scaler, update
 from util.runtime import Run
@@ -337,3 +338,38 @@ def test_each_entry_of_an_optimizers_state_may_be_anything():
             assert '\n' not in str(error), place
             refused += 1
     assert refused > 100
+
+
+# ---- the task of a fine-tuned model
+
+PETS = dict(target='binary', metric='accuracy', classes=['cat', 'dog'])
+GOOD_TASKS = [
+    (dict(target='regression', metric='rmse', classes=None, mean=1.0, std=2.0), 1),
+    (PETS, 1), ({**PETS, 'positive': 'cat'}, 1),
+    (dict(target='multiclass', metric='accuracy', classes=[0.0, 1.0, 5.0]), 3)]
+BAD_EDITS = [
+    dict(target='numbers'), dict(target=['binary']), dict(metric='f2'), dict(metric=None), dict(metric='rmse'),
+    dict(classes='cat'), dict(classes=['cat', 3]), dict(classes=['cat', 'cat']), dict(classes=[['a'], ['b']]),
+    dict(mean='1', std=None), dict(mean=1.0, std=0.0), dict(mean=float('nan'), std=1.0), dict(positive='emu')]
+
+
+@pytest.mark.parametrize('task, n_out', GOOD_TASKS)
+def test_a_damaged_task_of_a_checkpoint_is_refused(task, n_out):
+    check_task(task, n_out, 'a.pt')
+    with pytest.raises(UserError, match='damaged'):
+        check_task(task, n_out + 1, 'a.pt')
+    for bad in (None, 3, [], {}, 'task'):
+        with pytest.raises(UserError, match='damaged'):
+            check_task(bad, n_out, 'a.pt')
+    for key in ('target', 'metric', 'mean' if task['target'] == 'regression' else 'classes'):
+        lacking = {k: v for k, v in task.items() if k != key}
+        with pytest.raises(UserError, match='damaged'):
+            check_task(lacking, n_out, 'a.pt')
+
+
+@pytest.mark.parametrize('edit', BAD_EDITS)
+def test_an_edited_task_is_refused(edit):
+    regression, pets = GOOD_TASKS[0][0], GOOD_TASKS[1][0]
+    task = regression if 'mean' in edit else pets
+    with pytest.raises(UserError, match='damaged'):
+        check_task({**task, **edit}, 1, 'a.pt')

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import configurator  # noqa: E402
-from configurator import configure
-from util.errors import UserError, fail, nearest, run_cli
+from configurator import configure  # noqa: E402
+from util.errors import UserError, fail, nearest, run_cli  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 
 SCRIPT = '''"""Train a toy.

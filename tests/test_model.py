@@ -264,8 +264,8 @@ def test_decoder_is_eq_6(e):
     P, H = torch.randn(1, N, e).double(), torch.randn(B, 3, 24).double()
     kv, layer = d.ln_H(H), d.layer
     Q = layer.query(layer.ln_query(P))
-    O = torch.softmax(Q @ layer.key(kv).transpose(1, 2) / 4, -1) @ layer.value(kv)
-    y = layer.proj(O)
+    attended = torch.softmax(Q @ layer.key(kv).transpose(1, 2) / 4, -1) @ layer.value(kv)
+    y = layer.proj(attended)
     y = y + layer.fc_proj(F.gelu(layer.fc(layer.ln_mlp(y))))
     torch.testing.assert_close(d(layer.queries(P), H), d.out(d.ln_out(y)), rtol=1e-10, atol=1e-10)
 

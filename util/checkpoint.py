@@ -298,11 +298,13 @@ def check_task(task, n_out, path):
     metric = task.get('metric')
     if not isinstance(metric, str) or metric not in METRICS:
         damaged(path, f'the metric of its task is {metric!r}')
+    if target not in METRICS[metric].targets:
+        damaged(path, f'its metric {metric} does not fit the target {target!r}')
     if target == 'regression':
         for name in ('mean', 'std'):
             if not is_number(task.get(name)) or not math.isfinite(task[name]):
                 damaged(path, f'the {name} of its task is {task.get(name)!r}')
-        fits = classes is None and n_out == 1
+        fits = classes is None and n_out == 1 and task['std'] > 0
     elif target == 'binary':
         fits = are_classes(classes, 2) and n_out == 1 and task.get('positive') in (None, *classes)
     elif target == 'multiclass':

@@ -1,12 +1,13 @@
 """
-The built-in pictures: the ten digits, written by a wobbly pen that numpy moves. They are nobody's handwriting, and
-no data set that others report on: they are made up, so that a first run needs no download.
+The built-in pictures: the ten digits, written by a wobbly pen that numpy moves. They are nobody's handwriting,
+and no data set that others report on: they are made up, so that a first run needs no download.
 
     python -m util.glyphs       prints one of each
 
-A digit is a line through a few corners. For every picture the corners are moved a little, and the whole digit is
-stretched, slanted, turned and moved. The pen has a width, and the ink of a pixel falls with its distance from the
-line. Then noise is added. To a model these are 144 numbers, and nothing says which of them are neighbours.
+A digit is a line through a few corners. For every picture the corners are moved a little, and the whole digit
+is stretched, slanted, turned and moved. The pen has a width, and the ink of a pixel falls with its distance
+from the line. Then noise is added. To a model these are 144 numbers, and nothing says which of them are
+neighbours.
 """
 
 import numpy as np
@@ -42,8 +43,8 @@ CORNERS = [
 
 def glyphs(n, seed):
     """
-    Pictures of digits. -> x (n, 144) float32, the ink of each pixel, row by row, about 0 to 1; and y (n,) int64,
-    which digit each is.
+    Pictures of digits. -> x (n, 144) float32, the ink of each pixel, row by row, about 0 to 1; and y (n,)
+    int64, which digit each is.
     """
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 10, n)

@@ -182,8 +182,8 @@ def heat_map(hidden, names, out):
 def image_sheet(columns, norm, out):
     """
     Draw images in four rows, a column for each kind of mask, in out/masks.png. columns {name: x (B, n, 3) or
-    (B, n, 1)}, square images scaled by `norm`; NaN = hidden, drawn grey, or blue in grey images. The first column
-    hides nothing.
+    (B, n, 1)}, square images scaled by `norm`; NaN = hidden, drawn grey, or blue in grey images. The first
+    column hides nothing.
     """
     x = torch.stack([images[:4].cpu().float() for images in columns.values()])  # (columns, 4, n, 3)
     if norm['kind'] == 'standard':

@@ -271,7 +271,7 @@ class Stop:
 
     @property
     def exit_status(self):
-        """As a shell reports a signal: 128 + its number. SIGTERM's where only another process was told to stop."""
+        """128 + the number of the signal, as in a shell; SIGTERM's where only another process got one."""
         number = signal.SIGTERM if self.signal is None else self.signal
         return 128 + number
 

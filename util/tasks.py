@@ -372,37 +372,6 @@ def all_alike(task, p):
     return len(set(predicted_classes(p).tolist())) == 1
 
 
-def check_task(task, n_out):
-    """Fails unless a checkpoint's task is one that infer_task and encode_labels make. n_out: the model's."""
-    try:
-        is_right = task['target'] in METRICS[task['metric']].targets
-        if task['target'] == 'regression':
-            is_right = is_right and n_out == 1 and has_scale(task)
-        else:
-            is_right = is_right and has_classes(task, n_out)
-    except (KeyError, TypeError):
-        is_right = False
-    if not is_right:
-        fail('the checkpoint is damaged: its task is not one that finetune.py writes')
-
-
-def has_scale(task):
-    for number in (task['mean'], task['std']):
-        if type(number) is not float or not math.isfinite(number):
-            return False
-    return task['std'] > 0
-
-
-def has_classes(task, n_out):
-    classes = task['classes']
-    types = {type(c) for c in classes}
-    if types not in ({str}, {float}) or len(set(classes)) != len(classes):
-        return False
-    if task['target'] == 'binary':
-        return len(classes) == 2 and n_out == 1 and task.get('positive', classes[1]) in classes
-    return len(classes) == n_out > 1
-
-
 # -----------------------------------------------------------------------------
 # numbers and labels in a file
 
