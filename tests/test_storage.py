@@ -10,7 +10,7 @@ from reading import fails, noted
 from test_data import opened
 
 from data import Dataset, open_dataset
-from util.storage import FORMAT, FolderWriter, same_fingerprint
+from util.storage import FORMAT, same_fingerprint
 
 
 def table(tmp_path, rows, **knobs):

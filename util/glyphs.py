@@ -83,8 +83,8 @@ def draw(points, rng):
     """Ink on paper: points (n, N_POINTS, 2) in pixels -> pictures (n, 144)."""
     n = len(points)
     middles = np.arange(SIDE) + 0.5  # of the pixels
-    across = (middles - points[:, :, :1]) ** 2  # (n, N_POINTS, SIDE): squared distance from each column of pixels
-    down = (middles - points[:, :, 1:]) ** 2  # (n, N_POINTS, SIDE): and from each row
+    across = (middles - points[:, :, :1]) ** 2  # (n, N_POINTS, SIDE): squared distance from each column
+    down = (middles - points[:, :, 1:]) ** 2  # (n, N_POINTS, SIDE): from each row
     distance = down[:, :, :, None] + across[:, :, None, :]  # (n, N_POINTS, SIDE, SIDE), squared
     nearest = distance.min(axis=1).reshape(n, SIDE * SIDE)
     pen_width = rng.uniform(*PEN, (n, 1))
