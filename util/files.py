@@ -4,7 +4,6 @@ import bz2
 import gzip
 import lzma
 import os
-import platform
 import re
 import tarfile
 import zipfile
@@ -138,17 +137,3 @@ def in_chunks(items, size=CHUNK, weigh=len):
             weight = 0
     if chunk:
         yield chunk
-
-
-def temporary(path, name):
-    """The name under which this process makes `path`, until it is whole; and such names of `name` ('*': of
-    any) which processes of this machine left behind that live no longer."""
-    mark, dead = f'.tmp-{platform.node()}-', []
-    for old in path.parent.glob(f'{name}{mark}*') if os.name == 'posix' else ():
-        try:
-            os.kill(int(old.name.rpartition('-')[2]), 0)  # signal 0 does nothing but ask
-        except ProcessLookupError:
-            dead.append(old)
-        except PermissionError:  # it lives, and is another user's
-            pass
-    return path.with_name(f'{path.name}{mark}{os.getpid()}'), dead
