@@ -54,8 +54,8 @@ drop_path = 0.0  # chance that a sample skips a block's attention or MLP
 mask = 'guided'  # the paper's method; its baseline is random; masking.py has more: guided_exact, word, patch
 mask_ratio = 0.5  # r, the share of the inputs hidden
 n_query = 1  # queries drawn for each guided mask, |R|; at most all there are
-mask_anneal: float | None = None  # share of the steps that tighten from random; None = 1 for tables, else 0
-min_random_fraction = 0.0  # where that ends: 0 = only the top of the attention is hidden, 1 = any inputs
+mask_anneal = 1.0  # share of the steps in which masks tighten from random to guided; 0 = the paper: at once
+min_random_fraction = 0.25  # where that ends: 0 = only the top of the attention is hidden, 1 = any inputs
 # optimiser
 batch_size = 256  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step, for batches that do not fit in memory
@@ -87,6 +87,7 @@ def main():  # noqa: C901 (the story, told in one piece)
     # ---- settings
     config = configure(globals())
     checks.check_numbers(config, ('log_interval', 'eval_interval', 'save_interval'))
+    checks.check_shares(config, ('mask_anneal', 'min_random_fraction'))
     run = runtime.set_up(config)
     stop = runtime.Stop()
     if config['dataset'] is None:
@@ -110,7 +111,6 @@ def main():  # noqa: C901 (the story, told in one piece)
     masking = Masking.of(config)
     random_masking = replace(masking, mask='random')  # to compare steps by: guided masks move with the weights
     checks.check_masking(masking, data.lengths(train_rows), data.d_raw)
-    config['mask_anneal'] = anneal_share(data)
 
     # ---- model and optimiser
     runtime.seed_all(seed)
@@ -150,7 +150,7 @@ def main():  # noqa: C901 (the story, told in one piece)
                 f'{len(train_rows):,} rows, {total_steps:,} steps of {batch_size}')
     batches = micro_batches(data, train_rows, batch_size, accumulation, seed, step, run)
     interval = Interval(config['seq_len'], step, run)
-    anneal_steps = config['mask_anneal'] * total_steps
+    anneal_steps = mask_anneal * total_steps
     bar = tqdm(total=total_steps, initial=step, desc=mask, disable=not (run.is_main and sys.stderr.isatty()))
     stopped = False
 
@@ -254,20 +254,13 @@ def initial_shape(initial):
     return checkpoint.shape_of(initial['model_args']) if initial else {}
 
 
-def anneal_share(data):
-    """The share of the steps over which masks tighten from random to guided."""
-    if not 0 <= min_random_fraction <= 1:
-        fail(f'min_random_fraction={min_random_fraction} must lie between 0 and 1')
-    if mask_anneal is None:
-        # tables: annealed masks were the best of the guided ones, or as good (docs/RESULTS.md, "No harm")
-        return 1.0 if data.meta['kind'] == 'floats' else 0.0
-    if not 0 <= mask_anneal <= 1:
-        fail(f'mask_anneal={mask_anneal} must lie between 0 and 1')
-    return mask_anneal
-
-
 def random_fraction_at(step: int, anneal_steps: float) -> float:
-    """From 1, random masks, by a cosine to min_random_fraction, where it stays: see masking.hide."""
+    """
+    From 1, random masks, by a cosine to min_random_fraction, where it stays: see masking.hide. Always 0, as in
+    the paper, with mask_anneal=0.
+    """
+    if anneal_steps == 0:
+        return 0.0
     if step < anneal_steps:
         return optim.cosine(step, anneal_steps, 1.0, min_random_fraction)
     return min_random_fraction
@@ -298,6 +291,7 @@ def restore(path, parts, data, config, run):
     new_shape = checkpoint.shape_of(vars(parts['model'].config))
     checkpoint.must_match(checkpoint.shape_of(old['model_args']), new_shape, path)
     fixed = {name: value for name, value in config.items() if name not in MAY_CHANGE}
+    old['config'].setdefault('min_random_fraction', 0.0)  # runs made before this knob existed
     checkpoint.must_match(old['config'], fixed, path, defaults_of(__file__))
     if 'data' in old and not data.same_as(old['data']):
         fail(f'{config["dataset"]} has changed since {path} was saved: train anew, in another --out_dir')

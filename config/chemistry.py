@@ -22,6 +22,7 @@ n_latent = 0  # a Transformer ("self-attention")
 mlp_ratio = 4  # not in the table
 # Table 9b
 mask_ratio = 0.3  # for guided and random masks
+mask_anneal = 0.0  # guided masks from the first step, as the paper has them
 lr = 1e-4
 epochs = 30
 batch_size = 128

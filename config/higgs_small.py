@@ -22,6 +22,7 @@ n_latent = 0  # a Transformer ("self-attention")
 # Table 10b
 mask_ratio = 0.5 if mask == 'random' else 0.2
 mask_anneal = 0.25  # not in the paper: the authors' code, for physics
+min_random_fraction = 0.0
 lr = 1e-4
 epochs = 800  # footnote 6 of the paper
 batch_size = 256

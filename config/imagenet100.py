@@ -25,6 +25,7 @@ n_latent = 512  # a Perceiver ("cross-attention")
 mlp_ratio = 1  # not in the table; Perceiver IO has 1
 # Table 11b
 mask_ratio = 0.85 if mask == 'random' else 0.75
+mask_anneal = 0.0  # guided masks from the first step, as the paper has them
 lr = 1e-4
 epochs = 200
 batch_size = 128

@@ -23,6 +23,7 @@ n_latent = 256  # a Perceiver ("cross-attention")
 mlp_ratio = 1  # not in the table; Perceiver IO has 1
 # Table 12b
 mask_ratio = 0.2 if mask == 'random' else 0.15
+mask_anneal = 0.0  # guided masks from the first step, as the paper has them
 lr = 1e-4
 epochs = 10
 batch_size = 256

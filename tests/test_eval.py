@@ -485,3 +485,79 @@ def test_mistakes_end_in_one_line(run, table, tmp_path, options, word):
     (tmp_path / 's.txt').write_text('abc\n' * 90)
     err = run('eval.py', *options, status=2).stderr
     assert err.startswith('error: ') and word in err and err.count('\n') == 1
+
+
+# ---- nothing is lost, nothing is silent
+
+def test_the_file_that_is_embedded_is_not_overwritten(run, tmp_path):
+    (tmp_path / 'seqs.txt').write_text('\n'.join('abc' * (i % 7 + 1) for i in range(60)))
+    text = (tmp_path / 'seqs.txt').read_text()
+    pretrained(run, '--dataset=seqs.txt', '--out_dir=text', '--n_latent=3')
+    run('eval.py', '--ckpt=text', '--embed=seqs.txt', '--embed_out=seqs.npy')
+    assert (tmp_path / 'seqs.txt').read_text() == text and np.load(tmp_path / 'seqs.npy').shape == (60, 16)
+    assert (tmp_path / 'seqs.rows.txt').read_text().split()[:2] == ['1', '2']
+    err = run('eval.py', '--ckpt=text', '--embed=seqs.txt', '--embed_out=v.txt', status=2).stderr
+    assert 'must end in .npy' in err and not (tmp_path / 'v.txt').exists()
+
+
+def test_an_array_that_is_embedded_is_not_overwritten(run, table, tmp_path):
+    np.save(tmp_path / 'x.npy', np.zeros((5, 6), np.float32))
+    err = run('eval.py', '--ckpt=ckpt', '--embed=x.npy', '--embed_out=x.npy', status=2).stderr
+    assert 'is the file that is to be embedded' in err and np.load(tmp_path / 'x.npy').shape == (5, 6)
+
+
+def test_files_of_one_name_have_outputs_of_their_own(run, table, tmp_path):
+    for folder in 'ab':
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / 'x.npy', np.full((3, 6), ord(folder), np.float32))
+        run('eval.py', '--ckpt=ckpt', f'--embed={folder}/x.npy')
+    a, b = np.load(tmp_path / 'a-x.embeddings.npy'), np.load(tmp_path / 'b-x.embeddings.npy')
+    assert a.shape == b.shape and (a != b).any()
+
+
+def test_scores_recomputed_from_the_predictions_are_the_printed_ones(run, tmp_path):
+    """A target near 1.7e9 with a spread of hundreds keeps its digits."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 3))
+    y = 1.7e9 + 500 * x.sum(1) + rng.normal(size=300)
+    lines = [','.join(repr(float(v)) for v in [*row, label]) for row, label in zip(x, y)]
+    (tmp_path / 't.csv').write_text('\n'.join(['a,b,c,when', *lines]))
+    run('finetune.py', *TINY, '--dataset=t.csv', '--label_column=when', '--val_share=0.2', '--test_share=0.2',
+        '--init_from=scratch', '--epochs=3', '--seeds=0', '--lr=3e-3', '--out_dir=ft')
+    ckpt = ['--ckpt=ft/scratch-lr0.003-seed0.pt', '--device=cpu']
+    printed = run('eval.py', *ckpt, '--split=all').stdout
+    run('eval.py', *ckpt, '--predict=t.csv')
+    predicted = np.array([float(row['prediction']) for row in read_predictions(tmp_path / 't.predictions.csv')])
+    rmse = np.sqrt(((predicted - y) ** 2).mean())
+    assert f'rmse on 300 all rows: {rmse:.4f}' in printed and rmse < 2000
+
+
+def test_a_row_whose_loss_is_not_finite_is_named_and_left_out(run, tmp_path):
+    """One huge value in a validation row: the loss of the others is a number, and best.pt is written."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 4)).astype(np.float32)
+    part = np.array(['train'] * 100 + ['val'] * 20)
+    x[110] = 3e38
+    lines = [','.join([*(str(v) for v in row), name]) for row, name in zip(x, part)]
+    (tmp_path / 't.csv').write_text('\n'.join(['a,b,c,d,part', *lines]))
+    done = run('pretrain.py', *TINY, '--dataset=t.csv', '--split_column=part', '--max_steps=4', '--eval_interval=2',
+               '--log_interval=2', '--warmup_steps=0', '--out_dir=pre')
+    assert '1 of 20 rows are left out, as their loss is not finite: check the inputs of row 111' in done.stdout
+    log = [json.loads(line) for line in (tmp_path / 'pre/log.jsonl').read_text().splitlines()]
+    assert all(0 < entry['val_loss'] < 100 for entry in log) and (tmp_path / 'pre/best.pt').exists()
+
+
+def test_curves_of_a_log_with_null(run, tmp_path, no_matplotlib):
+    (tmp_path / 'a').mkdir()
+    lines = [json.dumps(dict(step=i, loss=1.0 / i, val_loss=None)) for i in (1, 2, 3)]
+    (tmp_path / 'a/log.jsonl').write_text('\n'.join(lines))
+    out = run('eval.py', '--show=curves', '--runs=a').stdout
+    assert '1 -> 0.3333  a' in out and 'val_loss' not in out
+
+
+def test_pre_training_prints_the_loss_of_a_constant_prediction(run, tmp_path):
+    write_csv(tmp_path)
+    out = run('pretrain.py', *TINY, '--dataset=t.csv', '--label_column=side', '--val_share=0.2', '--max_steps=2',
+              '--warmup_steps=0', '--out_dir=pre').stdout
+    value = float(re.search(r'val_loss of a constant prediction: (\d+\.\d+)', out)[1])
+    assert 0.7 < value < 1.4  # scaled inputs: about their variance

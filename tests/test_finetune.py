@@ -288,3 +288,87 @@ def test_few_rows_are_passed_over_until_1200_steps(run, table, tmp_path):
     for epochs, steps in (([], range(12, 1201, 12)), (['--epochs=3'], (1, 2, 3))):
         run('finetune.py', *fine, *epochs)
         assert [line['step'] for line in results(tmp_path / 'ft', 'log.jsonl')] == [*steps]
+
+
+# ---- nothing is lost, nothing is mixed up
+
+def run_files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != '.lock'}
+
+
+def test_an_earlier_fine_tuning_is_kept(run, table, tmp_path):
+    fine = [*FINE, *table, '--label_column=side', '--init_from=scratch', '--out_dir=ft', '--epochs=1']
+    run('finetune.py', *fine)
+    first = run_files(tmp_path / 'ft')
+    assert {'results.md', 'results.jsonl', 'log.jsonl', 'scratch-lr0.003-seed0.pt'} == first.keys()
+    done = run('finetune.py', *fine, '--seeds=1')
+    assert 'ft holds an earlier run' in done.stdout and run_files(tmp_path / 'ft/previous-1') == first
+    assert 'scratch-lr0.003-seed1.pt' in run_files(tmp_path / 'ft')
+    assert 'scratch-lr0.003-seed0.pt' not in run_files(tmp_path / 'ft')
+
+
+def test_the_stages_do_not_share_a_folder(run, table):
+    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=both')
+    err = run('finetune.py', *FINE, *table, '--label_column=side', '--init_from=scratch', '--out_dir=both',
+              status=2).stderr
+    assert 'both belongs to pretrain.py' in err
+
+
+def test_runs_of_other_data_are_no_starts_unless_asked_for(run, tmp_path):
+    """a/train.npz and b/train.npz are both called train: the second does not start from what learned the first."""
+    rng = np.random.default_rng(0)
+    for name in 'ab':
+        (tmp_path / name).mkdir()
+        x = rng.normal(size=(200, 4)).astype(np.float32)
+        np.savez(tmp_path / name / 'train.npz', X=x, y=(x.sum(1) > 0).astype(int))
+    run('pretrain.py', *PRE, '--dataset=a/train.npz')
+    fine = [*FINE, '--dataset=b/train.npz', '--val_share=0.2', '--test_share=0.2', '--epochs=1']
+    done = run('finetune.py', *fine)
+    assert 'warning: out/train/guided learned from a/train.npz, not from b/train.npz' in done.stdout
+    assert [row['init_from'] for row in results(tmp_path / 'out/finetune_train')] == ['scratch']
+    run('finetune.py', *fine, '--init_from=out/train/guided', '--out_dir=asked')
+    assert [row['init_from'] for row in results(tmp_path / 'asked')] == ['out/train/guided']
+    run('finetune.py', *fine, '--dataset=a/train.npz', '--out_dir=own')
+    assert [row['init_from'] for row in results(tmp_path / 'own')] == ['scratch', 'out/train/guided']
+
+
+def test_rates_that_print_alike_have_files_of_their_own(run, table, tmp_path):
+    run('finetune.py', *FINE, *table, '--label_column=side', '--init_from=scratch', '--out_dir=ft', '--epochs=1',
+        '--lr=0.00300000001,0.003')
+    assert len(list((tmp_path / 'ft').glob('*.pt'))) == 2
+
+
+@pytest.mark.parametrize('option, word', [('--seeds=0,1,0', 'seeds=(0, 1, 0)'), ('--lr=1e-3,0.001', 'lr=')])
+def test_a_seed_or_rate_is_given_once(run, table, option, word):
+    err = run('finetune.py', *FINE, *table, '--label_column=side', '--init_from=scratch', option, status=2).stderr
+    assert word in err and 'give each once' in err
+
+
+def test_a_start_with_a_long_path_is_refused_before_anything_is_trained(run, table, tmp_path):
+    folder = '/'.join(['a' * 60] * 4)
+    run('pretrain.py', *PRE, *table, '--label_column=side', f'--out_dir={folder}')
+    err = run('finetune.py', *FINE, *table, '--label_column=side', f'--init_from=scratch,{folder}', status=2).stderr
+    assert 'is too long for a file name' in err and not list(tmp_path.rglob('scratch*.pt'))
+
+
+def test_validation_looks_at_no_more_rows_than_training(monkeypatch):
+    """1,000 labels, 3,303 validation rows: 46 validations in 1,204 steps of 128, not 86. Few rows: a hundred."""
+    import finetune
+    for name, value in dict(batch_size=128, epochs=None, max_steps=None, eval_interval=None).items():
+        monkeypatch.setattr(finetune, name, value)
+    for n_rows, n_val in ((1000, 3303), (1000, 100), (50_000, 1000), (128, 40)):
+        steps, interval = finetune.steps_and_interval(n_rows, n_val)
+        n_validations = steps // interval
+        assert steps >= 1200 and interval % (n_rows // 128) == 0
+        assert n_validations <= 100 and (n_validations * n_val <= steps * 128 or n_validations <= 10)
+    assert finetune.steps_and_interval(1000, 100_000)[1] <= 1204 / 8  # at least about ten, whatever they cost
+    monkeypatch.setattr(finetune, 'eval_interval', 7)
+    assert finetune.steps_and_interval(1000, 3303)[1] == 7
+
+
+def test_two_processes_resume_with_one_answer(two_processes, table, tmp_path):
+    """Rank 0 says which runs are finished. Each rank asking the disk for itself made them wait for ever."""
+    options = [*FINE, *table, '--label_column=side', '--init_from=scratch', '--epochs=1', '--out_dir=ft']
+    two_processes('finetune.py', *options)
+    two_processes('finetune.py', *options, '--seeds=0,1', '--resume')
+    assert len(results(tmp_path / 'ft')[0]['test']) == 2

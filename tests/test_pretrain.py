@@ -61,15 +61,25 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize('data, anneal', [('table', 1), ('lines', 0)])
-def test_masks_of_tables_anneal_unless_told_otherwise(run, request, tmp_path, data, anneal):
-    """A run with no word of it is the run with that number, bit for bit, and another than the one with the other."""
+@pytest.mark.parametrize('data', ['table', 'lines'])
+def test_masks_anneal_unless_told_otherwise(run, request, tmp_path, data):
+    """A run without a word about it is the run with the defaults, bit for bit, and not that of the paper's masks."""
     options = [*TINY, *request.getfixturevalue(data), '--max_steps=8']
-    said = {'plain': [], 'said': [f'--mask_anneal={anneal}'], 'other': [f'--mask_anneal={1 - anneal}']}
-    for name, more in said.items():
+    runs = {'plain': [], 'given': ['--mask_anneal=1', '--min_random_fraction=0.25'], 'paper': ['--mask_anneal=0'],
+            'no_floor': ['--min_random_fraction=0']}
+    for name, more in runs.items():
         run('pretrain.py', *options, *more, f'--out_dir={name}')
-    plain, said, other = (weights(tmp_path / name / 'last.pt') for name in ('plain', 'said', 'other'))
-    assert same(plain, said) and not same(plain, other)
+    plain, given, paper, no_floor = (weights(tmp_path / name / 'last.pt') for name in runs)
+    assert same(plain, given) and not same(plain, paper) and not same(plain, no_floor)
+
+
+def test_the_random_fraction_falls_from_one_to_its_floor(monkeypatch):
+    import pretrain
+    monkeypatch.setattr(pretrain, 'min_random_fraction', 0.25)
+    fractions = [pretrain.random_fraction_at(step, 10) for step in range(15)]
+    assert fractions[0] == 1 and fractions[5] == pytest.approx(0.625) and fractions[10:] == [0.25] * 5
+    assert all(a > b for a, b in zip(fractions[:10], fractions[1:11]))
+    assert pretrain.random_fraction_at(3, 0) == 0.0  # mask_anneal=0: the paper's masks
 
 
 @pytest.mark.parametrize('warmup_steps, message', [

@@ -40,6 +40,13 @@ def check_numbers(config, at_least_one=()):
             fail(f'{name}={config[name]!r} is a file: give a folder')
 
 
+def check_shares(config, names):
+    """Fail unless these knobs lie between 0 and 1."""
+    for name in names:
+        if not 0 <= config[name] <= 1:
+            fail(f'{name}={config[name]} must lie between 0 and 1')
+
+
 def check_batch(n_rows, config, run, n_val=FEW_ROWS):
     """
     Fail unless n_rows training rows fill a batch, and the batch can be split evenly. Warn if the n_val

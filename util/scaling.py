@@ -91,7 +91,8 @@ def normalise(x, norm):
     if norm['kind'] == 'none':
         return np.asarray(x, np.float32)
     if norm['kind'] == 'standard':
-        scaled = (x - norm['mean'].numpy()) / norm['std'].numpy()
+        with np.errstate(over='ignore'):  # a huge value: the stages name its row
+            scaled = (x - norm['mean'].numpy()) / norm['std'].numpy()
         return np.nan_to_num(scaled.astype(np.float32, copy=False), copy=False)  # missing: the mean
     rank = ranks(x, norm['quantiles'].numpy())
     gauss = torch.special.ndtri(torch.from_numpy(rank)).clamp(*ENDS).float()
