@@ -903,7 +903,8 @@ def test_of_two_processes_the_slower_finds_the_folder_done(tmp_path, monkeypatch
 
 def test_under_torchrun_the_others_wait_for_the_first(tmp_path, monkeypatch, capsys):
     (tmp_path / 'a.txt').write_text('a\nb\nc')
-    monkeypatch.setenv('LOCAL_RANK', '1')
+    for name, value in dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1').items():
+        monkeypatch.setenv(name, value)
 
     def while_it_sleeps(seconds):
         monkeypatch.setenv('LOCAL_RANK', '0')

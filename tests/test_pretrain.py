@@ -336,7 +336,7 @@ def test_log_and_checkpoints(run, table, tmp_path, mask):
     assert list(values) == [4, 8, 12] and best['step'] == min(values, key=values.get) and last['step'] == 12
     assert best['best'] == min(values.values()) and last['config']['mask'] == mask
     assert last['norm']['kind'] == 'quantile' and last['model_args']['seq_len'] == 5
-    assert last['columns'] == ['a', 'b', 'c', 'd', 'e'] and lines[0]['lr'] == lr_at(1, 12, last['config'])
+    assert last['columns'] == ['a', 'b', 'c', 'd', 'e'] and lines[0]['lr'] == lr_at(1, 12, dict(lr=1e-3, min_lr=0.0, warmup_steps=2))
     assert all((line.get('val_loss') == line.get('val_loss_random')) == (mask == 'random') for line in lines[1::2])
 
 
@@ -401,7 +401,7 @@ MISTAKES = [
     (['--val_share=0.9'], 'val_share'),
     (['--log_interval=0'], 'log_interval'), (['--epochs=0'], 'epochs'), (['--seed=-1'], 'seed'),
     (['--n_latent=-1'], 'n_latent'), (['--mask=guided,random'], 'guided,random'), (['--data_dir=t.csv'], 'data_dir'),
-    (['--batch_size=9', '--accumulation=2'], 'must divide'),
+    (['--batch_size=9', '--accumulation=2'], 'divisible'),
     (['--mask_anneal=2'], 'mask_anneal'), (['--mask=word'], 'mask=word'), (['--mask=patch'], 'mask=patch'),
     (['--label_column=z'], "'z'"),
 ]
