@@ -71,8 +71,9 @@ def find(target, mirror_folder, name):
     if target.exists():
         return target
     if mirror_folder is not None:
-        for path in sorted(mirror_folder.rglob(name)):
-            return path
+        paths = sorted(mirror_folder.rglob(name))
+        if paths:
+            return paths[0]
     return None
 
 
