@@ -3,6 +3,7 @@
 import math
 import sys
 import zipfile
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 import eval as evaluate
+import model as model_module
+from masking import Masking
 from model import FREE, SMA, SMAConfig, build
 from util import checkpoint
 from util.checkpoint import check_optimizer_state, check_task, load, load_weights, must_match, save, shape_of
@@ -61,6 +64,41 @@ def test_an_older_checkpoint_has_the_defaults_of_newer_fields():
     del args['mlp_ratio'], args['drop_path']
     assert shape_of(args)['mlp_ratio'] == SMAConfig().mlp_ratio and build(args).config.drop_path == 0
     assert not set(FREE) & set(shape_of(args)) and set(FREE) | set(shape_of(args)) == set(vars(SMAConfig()))
+
+
+@dataclass(frozen=True)
+class MoreShape(SMAConfig):
+    """A student's fields."""
+    activation: str = 'gelu'
+    n_register: int = 0
+
+
+@dataclass(frozen=True)
+class MoreMasking(Masking):
+    temperature: float = 1.0
+    seen: int | None = None
+
+
+def test_fields_that_a_student_adds_come_back_and_are_checked(tmp_path, monkeypatch):
+    old = make(0, 1)
+    save(tmp_path / 'old.pt', dict(model=old.state_dict(), model_args=vars(old.config), config={}))
+    for module in (model_module, checkpoint):
+        monkeypatch.setattr(module, 'SMAConfig', MoreShape)
+    monkeypatch.setattr(checkpoint, 'Masking', MoreMasking)
+    args = {**vars(old.config), 'activation': 'relu', 'n_register': 3}
+    config = dict(mask='guided', temperature=2, seen=5)
+    new = dict(model=old.state_dict(), model_args=args, config=config)
+    save(tmp_path / 'new.pt', new)
+    found = load(tmp_path / 'new.pt')
+    assert found['config'] == config and build(found['model_args']).config.n_register == 3
+    assert shape_of(found['model_args'])['activation'] == 'relu'
+    assert shape_of(load(tmp_path / 'old.pt')['model_args'])['activation'] == 'gelu'
+    with pytest.raises(UserError, match='n_register'):
+        save(tmp_path / 'bad.pt', {**new, 'model_args': {**args, 'n_register': 'x'}})
+        load(tmp_path / 'bad.pt')
+    with pytest.raises(UserError, match='temperature'):
+        save(tmp_path / 'bad.pt', {**new, 'config': {**config, 'temperature': 'x'}})
+        load(tmp_path / 'bad.pt')
 
 
 def test_what_an_older_run_does_not_know_counts_as_the_default():

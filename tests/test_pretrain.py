@@ -461,7 +461,7 @@ MISTAKES = [
     (['--val_share=0.9'], 'val_share'),
     (['--log_interval=0'], 'log_interval'), (['--epochs=0'], 'epochs'), (['--seed=-1'], 'seed'),
     (['--n_latent=-1'], 'n_latent'), (['--mask=guided,random'], 'guided,random'), (['--data_dir=t.csv'], 'data_dir'),
-    (['--batch_size=9', '--accumulation=2'], 'must divide'),
+    (['--batch_size=9', '--accumulation=2'], 'divisible'),
     (['--mask_anneal=2'], 'mask_anneal'), (['--mask=word'], 'mask=word'), (['--mask=patch'], 'mask=patch'),
     (['--label_column=z'], "'z'"),
 ]

@@ -56,7 +56,9 @@ def is_theirs(path):
     """Whether a path means weights of the authors: hf:OWNER/NAME, or a folder with a config.json."""
     if str(path).startswith('hf:'):
         return True
-    return os.path.exists(Path(path, 'config.json')) and not os.path.exists(Path(path, 'last.pt'))
+    if os.path.exists(Path(path, 'last.pt')):
+        return False
+    return os.path.exists(Path(path, 'config.json'))
 
 
 def load_theirs(path, data_dir):
@@ -140,10 +142,15 @@ def from_theirs(their_config, state):
     return checkpoint, sentence
 
 
+def setting(settings, name, default):
+    """A setting of theirs, or the default where it is not there, null or empty."""
+    value = settings.get(name)
+    return value if value else default
+
+
 def architecture(their_config):
     """The name of their class, SMAForSSL if the file does not say."""
-    names = their_config.get('architectures') or ['SMAForSSL']
-    return names[0]
+    return setting(their_config, 'architectures', ['SMAForSSL'])[0]
 
 
 def is_fine_tuned(their_config):
@@ -152,18 +159,18 @@ def is_fine_tuned(their_config):
 
 def teacher_of(their_config):
     """Their settings of pre-training, a dict."""
-    return their_config.get('teacher_args') or {}
+    return setting(their_config, 'teacher_args', {})
 
 
 def decoder_of(their_config):
     """Their settings of the decoder that reconstructs, a dict."""
-    return teacher_of(their_config).get('reconstruction_decoder_args') or {}
+    return setting(teacher_of(their_config), 'reconstruction_decoder_args', {})
 
 
 def refuse_unknown_settings(their_config):
     """Fail if config.json asks for a part that our model does not have."""
     d = their_config['latent_channels']
-    qk_dim = their_config['qk_channels'] or d
+    qk_dim = setting(their_config, 'qk_channels', d)
     mlp_ratio = their_config['self_attention_widening_factor']
     demand(their_config, v_channels=d, num_blocks=1, hidden_act='gelu', use_query_residual=True,
            final_project=True, use_position_embeddings=True)
@@ -196,7 +203,7 @@ def model_args_of(their_config, n_out):
     is_perceiver = c['encoder_type'] == 'cross_attention'
     embed_dim = c['embedded_channels']
     v_dim = c['latent_channels']
-    qk_dim = c['qk_channels'] or v_dim
+    qk_dim = setting(c, 'qk_channels', v_dim)
     n_head = c['num_self_attention_heads']
     mlp_ratio = c['self_attention_widening_factor']
     args = dict(
@@ -212,10 +219,10 @@ def model_args_of(their_config, n_out):
     if is_fine_tuned(c):
         return args
     decoder = decoder_of(c)
-    decoder_heads = decoder.get('num_heads') or c['decoder_heads']
+    decoder_heads = setting(decoder, 'num_heads', c['decoder_heads'])
     if decoder_heads != math.gcd(n_head, embed_dim):
         args['decoder_heads'] = decoder_heads
-    decoder_qk_dim = decoder.get('qk_channels') or embed_dim
+    decoder_qk_dim = setting(decoder, 'qk_channels', embed_dim)
     if decoder_qk_dim != qk_dim:
         args['decoder_qk_dim'] = decoder_qk_dim
     decoder_mlp_ratio = decoder.get('widening_factor', 1)
@@ -282,8 +289,8 @@ def noise_of(their_config):
     """
     transforms = their_config.get('cross_train_noising_args')
     if not transforms:
-        transforms = teacher_of(their_config).get('train_transform_args')
-    return transforms[0][1] if transforms else {}
+        transforms = setting(teacher_of(their_config), 'train_transform_args', [['', {}]])
+    return transforms[0][1]
 
 
 def unusual_settings(their_config):

@@ -131,49 +131,45 @@ def must_match(old, new, what, defaults=None):
     Fail, naming the first setting that differs, unless the settings `new` are those with which `what` was made,
     `old`. A knob that `old` lacks, because it is newer, counts as its value in `defaults`.
     """
+    if defaults is None:
+        defaults = {}
     for name, value in new.items():
-        before = old.get(name, (defaults or {}).get(name))
+        before = old.get(name, defaults.get(name))
         if before != value:
             fail(f'{what} was made with {name}={before}, and this run has {name}={value}: make them the same')
 
 
 def check_optimizer_state(optimizer, state, path):
-    """
-    Fail unless a saved state fits this optimizer. Fused AdamW would write past the end of moments of another
-    size.
-    """
+    """Fail unless a saved state fits this optimizer: fused AdamW writes past the end of smaller moments."""
     try:
-        fits = has_same_groups(optimizer, state) and has_fitting_moments(optimizer, state['state'])
+        fits = is_state_of(optimizer, state)
     except (AttributeError, KeyError, TypeError, RuntimeError):
         fits = False
     if not fits:
         fail(f'{path}: the state of its optimizer is not that of this model, or is damaged')
 
 
-def has_same_groups(optimizer, state):
-    """
-    Whether the groups of parameters have the same sizes and settings; the learning rate changes with the step.
-    """
+def is_state_of(optimizer, state):
+    """Whether a state has the groups of this optimizer, and moments of its parameters' shapes and types."""
+    # the learning rate changes with the step, so it is left out
     ours = [{**group, 'lr': None} for group in optimizer.state_dict()['param_groups']]
     theirs = [{**group, 'lr': None} for group in state['param_groups']]
-    return ours == theirs
-
-
-def has_fitting_moments(optimizer, states):
-    """Whether {number of a parameter: its step and moments} has their shapes and types, and finite numbers."""
-    parameters = [p for group in optimizer.param_groups for p in group['params']]
-    for number, saved in states.items():
-        if number not in range(len(parameters)):
-            return False
-        if set(saved) != {'step', 'exp_avg', 'exp_avg_sq'} or saved['step'].shape != ():
+    if ours != theirs:
+        return False
+    parameters = []
+    for group in optimizer.param_groups:
+        parameters += group['params']
+    for number, saved in state['state'].items():
+        if number not in range(len(parameters)) or set(saved) != {'step', 'exp_avg', 'exp_avg_sq'}:
             return False
         p = parameters[number]
         for moment in (saved['exp_avg'], saved['exp_avg_sq']):
             if moment.shape != p.shape or moment.dtype != p.dtype:
                 return False
-        for tensor in saved.values():
-            if not torch.isfinite(tensor).all():
-                return False
+        if saved['step'].shape != ():
+            return False
+        if not all(torch.isfinite(tensor).all() for tensor in saved.values()):
+            return False
     return True
 
 
@@ -215,7 +211,7 @@ def is_plain(value):
         return all(is_plain(name) and is_plain(part) for name, part in value.items())
     if isinstance(value, (list, tuple)):
         return all(is_plain(part) for part in value)
-    return value is None or type(value) in (int, float, str, bool)
+    return type(value) in (int, float, str, bool, type(None))
 
 
 def is_number(value):
@@ -223,7 +219,9 @@ def is_number(value):
 
 
 def is_list_of_text(value):
-    return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+    if not isinstance(value, (list, tuple)):
+        return False
+    return all(isinstance(item, str) for item in value)
 
 
 def check_columns(checkpoint, path):
@@ -231,11 +229,13 @@ def check_columns(checkpoint, path):
     columns = checkpoint.get('columns')
     if columns is not None and not is_list_of_text(columns):
         damaged(path, 'its columns are no list of names')
-    categories = checkpoint.get('categories') or {}
+    categories = checkpoint.get('categories')
+    if categories is None:
+        return
     if not isinstance(categories, dict):
         damaged(path, 'its categories are no dict')
     for numbers in categories.values():
-        if not isinstance(numbers, dict) or not all(is_number(number) for number in numbers.values()):
+        if not isinstance(numbers, dict) or not all(map(is_number, numbers.values())):
             damaged(path, 'its categories do not number texts')
 
 
@@ -254,75 +254,94 @@ def check_scaler(state, path):
 
 def check_config(config, path):
     """Fail unless the knobs that later stages read have the types of those knobs."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            damaged(path, f'its config has {name}={value!r}')
+    wrong = [name for name, value in config.items() if isinstance(value, dict)]
     data_knobs, _ = find_knobs(ROOT / 'data.py')
     for name, knob in data_knobs.items():
-        if not is_knob_value(name, config.get(name), knob):
-            damaged(path, f'its config has {name}={config[name]!r}')
-    if (config.get('split_seed') or 0) < 0:
-        damaged(path, f'its config has split_seed={config["split_seed"]}')
+        if name in config and not is_knob_value(name, config[name], knob):
+            wrong.append(name)
     for name, wanted in TYPES_OF_KNOBS.items():
         if config.get(name) is not None and not is_like(config[name], wanted):
-            damaged(path, f'its config has {name}={config[name]!r}')
+            wrong.append(name)
     for field in fields(Masking):
         if field.name in config and not is_like(config[field.name], type(field.default)):
-            damaged(path, f'its config has {field.name}={config[field.name]!r}')
+            wrong.append(field.name)
+    if wrong:
+        damaged(path, f'its config has {wrong[0]}={config[wrong[0]]!r}')
 
 
 def is_knob_value(name, value, knob):
-    """Whether a knob of the data may have this value."""
+    """Whether a knob of the data may have this value. None = as the data have it."""
+    if value is None:
+        return True
+    if name == 'input_column' and is_list_of_text(value):  # the columns that an earlier checkpoint learned
+        return True
     if isinstance(value, (list, tuple)) and not knob.is_tuple:
-        return name == 'input_column' and is_list_of_text(value)  # the columns of an earlier checkpoint
+        return False
     try:
         fit(value, knob)
     except (ValueError, OverflowError):
-        return value is None
-    return True
+        return False
+    return name != 'split_seed' or value >= 0
 
 
 def is_like(value, wanted):
     """Whether a value is of the type of a default. A whole number may stand for a float; None says nothing."""
+    if wanted is type(None):
+        return True
     if wanted is float:
         return is_number(value)
-    return wanted is type(None) or type(value) is wanted
+    return type(value) is wanted
 
 
 def check_task(task, n_out, path):
     """Fail unless the task of a fine-tuned model fits its n_out outputs."""
     if not isinstance(task, dict):
         damaged(path, 'its task is no dict')
-    target = task.get('target')
-    classes = task.get('classes')
     metric = task.get('metric')
     if not isinstance(metric, str) or metric not in METRICS:
         damaged(path, f'the metric of its task is {metric!r}')
+    target = task.get('target')
     if target not in METRICS[metric].targets:
         damaged(path, f'its metric {metric} does not fit the target {target!r}')
     if target == 'regression':
-        for name in ('mean', 'std'):
-            if not is_number(task.get(name)) or not math.isfinite(task[name]):
-                damaged(path, f'the {name} of its task is {task.get(name)!r}')
-        fits = classes is None and n_out == 1 and task['std'] > 0
+        n_wanted = 1
+        check_regression(task, path)
     elif target == 'binary':
-        fits = are_classes(classes, 2) and n_out == 1 and task.get('positive') in (None, *classes)
+        n_wanted = 1
+        check_classes(task, 2, path)
     elif target == 'multiclass':
-        fits = are_classes(classes, n_out)
+        n_wanted = n_out
+        check_classes(task, n_out, path)
     else:
         damaged(path, f'the target of its task is {target!r}')
-    if not fits:
-        damaged(path, f'its model has {n_out} outputs, which do not fit the classes of its task')
+    if n_out != n_wanted:
+        damaged(path, f'its model has {n_out} outputs, its task needs {n_wanted}')
 
 
-def are_classes(classes, n):
-    """Whether this is a list of n different labels, all texts or all finite numbers."""
-    if not isinstance(classes, (list, tuple)) or len(classes) != n:
-        return False
+def check_regression(task, path):
+    """Fail unless the task has the mean and the deviation of the labels, and no classes."""
+    for name in ('mean', 'std'):
+        if not is_number(task.get(name)) or not math.isfinite(task[name]):
+            damaged(path, f'the {name} of its task is {task.get(name)!r}')
+    if task['std'] <= 0:
+        damaged(path, f'the std of its task is {task["std"]!r}')
+    if task.get('classes') is not None:
+        damaged(path, 'its task has classes, and is a regression')
+
+
+def check_classes(task, n, path):
+    """Fail unless the task has n different classes, all texts or all finite numbers."""
+    classes = task.get('classes')
+    if not isinstance(classes, (list, tuple)):
+        damaged(path, 'the classes of its task are no list')
     are_numbers = all(is_number(label) and math.isfinite(label) for label in classes)
     if not are_numbers and not is_list_of_text(classes):
-        return False
-    return len(set(classes)) == n
+        damaged(path, 'the classes of its task are neither texts nor numbers')
+    if len(classes) != n or len(set(classes)) != n:
+        damaged(path, f'its task does not have {n} different classes')
+    positive = task.get('positive')
+    if positive is not None and positive not in classes:
+        damaged(path, f'the positive class of its task is {positive!r}')
 
 
 def check_model(checkpoint, path):
@@ -332,14 +351,15 @@ def check_model(checkpoint, path):
     state = checkpoint['model']
     args = checkpoint['model_args']
     check_tensors(state, path)
+    args = {**vars(SMAConfig()), **args}
     for field in fields(SMAConfig):
-        value = args.get(field.name, field.default)
+        value = args[field.name]
         if field.type is int and (type(value) is not int or abs(value) > LARGEST_SIZE):
             damaged(path, f'its model_args have {field.name}={value!r}')
-    if args.get('n_layer', 1) > len(state):  # a billion layers would take for ever to build
+    if args['n_layer'] > len(state):  # a billion layers would take for ever to build
         damaged(path, f'it claims {args["n_layer"]} layers, and has {len(state)} weights')
-    if args.get('decode_pieces', 1) > args.get('seq_len', 1):  # and a billion pieces to decode
-        damaged(path, f'it claims decode_pieces={args["decode_pieces"]} for {args.get("seq_len")} inputs')
+    if args['decode_pieces'] > args['seq_len']:  # and a billion pieces to decode
+        damaged(path, f'it claims decode_pieces={args["decode_pieces"]} for {args["seq_len"]} inputs')
     try:
         with torch.device('meta'):
             model = build(args)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 
 import numpy as np
 import torch
@@ -109,12 +110,8 @@ def check_fits(dataset, checkpoint):
     check_norm(dataset, checkpoint)
     if dataset.is_bytes or dataset.is_images:
         return ''
-    check_columns(dataset, checkpoint.get('columns') or [])
-    categories = checkpoint.get('categories') or {}
-    if categories and categories != dataset.meta['categories']:
-        name = next(iter(categories))
-        fail(f'{dataset.name} has changed: the texts of column {name!r} are not those that the checkpoint '
-             'learned. Pre-train anew')
+    check_columns(dataset, checkpoint.get('columns'))
+    check_categories(dataset, checkpoint.get('categories'))
     return warn_of_other_values(dataset, checkpoint['norm'])
 
 
@@ -134,7 +131,9 @@ def inputs_in_words(n, d_raw):
 
 def check_columns(dataset, learned):
     """Fail unless the columns of a table have the names that the checkpoint learned, in the same order."""
-    if not has_names(learned) or not has_names(dataset.columns) or learned == dataset.columns:
+    if not learned or not has_names(learned) or not has_names(dataset.columns):
+        return
+    if list(learned) == dataset.columns:
         return
     if sorted(learned) == sorted(dataset.columns):
         fail(f'{dataset.name} has the columns in another order than the checkpoint learned: pass '
@@ -148,7 +147,15 @@ def check_columns(dataset, learned):
 
 def has_names(columns):
     """Whether columns have names of their own, and not c0, c1, .., which stand for names."""
-    return any(name[:1] != 'c' or not name[1:].isdigit() for name in columns)
+    return not all(re.fullmatch(r'c\d+', name) for name in columns)
+
+
+def check_categories(dataset, learned):
+    """Fail unless the texts among the numbers of a table are numbered as the checkpoint learned them."""
+    if learned and learned != dataset.meta['categories']:
+        name = next(iter(learned))
+        fail(f'{dataset.name} has changed: the texts of column {name!r} are not those that the checkpoint '
+             'learned. Pre-train anew')
 
 
 def warn_of_other_values(dataset, norm):
@@ -172,9 +179,13 @@ def check_norm(dataset, checkpoint):
     """Fail unless a checkpoint's scale and columns are such as fit_norm and a data set make."""
     norm = checkpoint['norm']
     columns = checkpoint.get('columns')
+    if norm is None:  # the authors' files do not say
+        norm = {'kind': 'none'}
+    if columns is None:
+        columns = []
     try:
-        fits = norm is None or is_scale_of(dataset, norm)
-        fits = fits and (columns is None or all(isinstance(name, str) for name in columns))
+        are_names = all(isinstance(name, str) for name in columns)
+        fits = are_names and is_scale_of(dataset, norm)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
         fits = False
     if not fits:
@@ -189,10 +200,12 @@ def is_scale_of(dataset, norm):
     if norm['kind'] == 'none':
         return True
     if norm['kind'] == 'standard':
-        mean, std = norm['mean'], norm['std']
-        if mean.shape != shape or std.shape != shape:
-            return False
-        if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
+        mean = norm['mean']
+        std = norm['std']
+        for t in (mean, std):
+            if t.shape != shape or not torch.isfinite(t).all():
+                return False
+        if not (std > 0).all():
             return False
         if dataset.is_images:  # scaled on the device, see data.py
             return mean.dtype == std.dtype == torch.float32

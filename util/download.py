@@ -71,8 +71,9 @@ def find(target, mirror_folder, name):
     if target.exists():
         return target
     if mirror_folder is not None:
-        for path in sorted(mirror_folder.rglob(name)):
-            return path
+        paths = sorted(mirror_folder.rglob(name))
+        if paths:
+            return paths[0]
     return None
 
 
@@ -194,8 +195,9 @@ def must_decode(answer, file_name):
     Whether the server has compressed the file to send it, though it was asked not to. Many servers say so of a
     .gz file too, which they send as it is.
     """
-    is_encoded = answer.headers.get('Content-Encoding', 'identity') != 'identity'
-    return is_encoded and not file_name.endswith('.gz.part')
+    if file_name.endswith('.gz.part'):
+        return False
+    return answer.headers.get('Content-Encoding', 'identity') != 'identity'
 
 
 def stated_size(answer, decode):
@@ -227,7 +229,8 @@ def receive(file, answer, decode, shown, total):
     if total is not None:
         text += f': {total:,} bytes'
     print(text, flush=True)
-    least, most = 0, MOST_BYTES
+    least = 0
+    most = MOST_BYTES
     if total is not None:
         least = most = total
     show = sys.stderr.isatty()

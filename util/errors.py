@@ -48,7 +48,7 @@ def run_cli(main):
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        end(fewer_at_once(error))
+        end(advice_on_memory(error))
 
 
 def is_out_of_memory(error):
@@ -60,9 +60,9 @@ def is_out_of_memory(error):
     return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def fewer_at_once(error):
+def advice_on_memory(error):
     """What to do when memory runs out, and the first line of what the allocator said."""
-    cause = str(error).strip().split('\n')[0] or type(error).__name__
+    cause = f'{type(error).__name__}: {error}'.split('\n')[0]
     return printable(f'not enough memory: raise --accumulation, which computes the same batch in smaller '
                      f'pieces, or --decode_pieces for long inputs, or lower --batch_size ({cause})')
 

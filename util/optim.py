@@ -17,7 +17,8 @@ def make_optimizer(model, config, device):
     There is no other place to edit: resuming, fine-tuning and older checkpoints, which lack the knob, take the
     default.
     """
-    matrices, others = [], []
+    matrices = []
+    others = []
     linear_weights = {module.weight for module in model.modules() if isinstance(module, nn.Linear)}
     for p in model.parameters():
         if p in linear_weights:
@@ -78,7 +79,9 @@ def update(model, optimizer, scaler, grad_clip):
     largest norm of all gradients together; 0 = no limit. -> the norm before clipping, 0-d tensor
     """
     scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
+    if grad_clip == 0:
+        grad_clip = math.inf
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     scaler.step(optimizer)
     scaler.update(scaler.fixed_scale)
     optimizer.zero_grad(set_to_none=True)

@@ -281,7 +281,7 @@ class Stop:
             return self.signal is not None
         if (step + 1) % every:
             return False
-        is_orphan = os.getppid() != self.parent
-        must_stop = torch.tensor(float(self.signal is not None or is_orphan), device=run.device)
+        stops = self.signal is not None or os.getppid() != self.parent
+        must_stop = torch.tensor(float(stops), device=run.device)
         dist.all_reduce(must_stop, op=dist.ReduceOp.MAX)
         return bool(must_stop)
