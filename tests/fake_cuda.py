@@ -9,27 +9,30 @@ A case is one of the paper's configs with all of its sizes, on random rows in th
 """
 
 import argparse
+import ast
 import gc
 import io
 import os
+import re
 import runpy
 import sys
 import tempfile
 import time
 import traceback
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 from fake_gpu import ROOT, fake_gpu, why_not
 
 sys.path.insert(0, str(ROOT))
 from configurator import configure  # noqa: E402
-from util import bench, optim  # noqa: E402
+from model import SMAConfig  # noqa: E402
+from util import optim  # noqa: E402
 
-CONFIGS = ('higgs', 'higgs_small', 'year', 'chemistry', 'protein', 'text', 'imagenet100')
-N_STEPS = 3
+N_STEPS = 3  # of which the first makes the optimiser's state
 
 
 @dataclass
@@ -79,26 +82,43 @@ def run_script(script, options):
 # -----------------------------------------------------------------------------
 # random rows in the place of data sets
 
-def stand_in(dataset, knobs, folder):
-    """
-    Write random rows of the lengths or the size that a data set has. -> the file or folder. knobs: of the config
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if dataset == 'imagenet100':
-        return write_images(folder / 'images')
-    knobs = dict(knobs)
-    bench.replace_by_random_rows(knobs, str(folder))
-    return knobs['dataset']
+FLOATS = {'higgs': 1, 'higgs_small': 1, 'year': 1}  # data sets of numbers: d_raw
+N_BATCHES = 4  # that there are rows for
 
 
-def write_images(folder):
-    """A folder of 400 images in two classes, copies of two small ones. They are resized when they are prepared."""
+def stand_in(knobs, folder):
+    """
+    A file or folder of random rows in the place of a data set, as long as the model takes them, which is where a step
+    takes the most memory. knobs: those of the config. -> its path
+    """
+    name = knobs['dataset']
+    path = folder / f'{name}-{knobs["batch_size"]}'
+    n_rows = N_BATCHES * knobs['batch_size']
+    rng = np.random.default_rng(0)
+    if name == 'imagenet100':
+        return path if path.exists() else write_images(path, 160)
+    if name in FLOATS:
+        path = path.with_suffix('.npz')
+        X = rng.normal(size=(n_rows, knobs['seq_len'], FLOATS[name])).astype(np.float32)
+        np.savez(path, X=X, y=np.arange(n_rows) % 2)
+        return path
+    path = path.with_suffix('.csv')
+    with open(path, 'wb') as f:
+        f.write(b'text,y\n')
+        for i in range(n_rows):
+            length = knobs['seq_len'] - 2 - rng.integers(8)  # without CLS and SEP; most rows are padded a little
+            f.write(rng.integers(65, 91, length, np.uint8).tobytes() + b',%d\n' % (i % 2))
+    return path
+
+
+def write_images(folder, n):
+    """A folder of images in two classes, copies of two small ones. Preparation resizes them."""
     from PIL import Image
-    for name, colour in (('black', 0), ('white', 255)):
+    for name, brightness in (('black', 0), ('white', 255)):
         (folder / name).mkdir(parents=True)
         first = folder / name / '0.png'
-        Image.new('RGB', (8, 8), (colour, colour, colour)).save(first)
-        for i in range(1, 200):
+        Image.new('L', (8, 8), brightness).save(first)
+        for i in range(1, n // 2):
             os.link(first, folder / name / f'{i}.png')
     return folder
 
@@ -106,31 +126,78 @@ def write_images(folder):
 # -----------------------------------------------------------------------------
 # cases
 
-QUIET = ['--log_interval=99', '--eval_interval=99', '--save_interval=99', '--max_steps=50', '--warmup_steps=1',
-         '--compile=false', '--val_share=0.02', '--test_share=0.02']
-OPTIONS = {
-    'all': [[], ['--mask=random'], ['--mask=guided_exact', '--n_query=8'], ['--n_query=8'], ['--mask_anneal=1'],
-            ['--dropout=0.1', '--drop_path=0.1'], ['--dtype=float16'], ['--accumulation=2']],
+PRETRAINING = ('higgs', 'higgs_small', 'year', 'chemistry', 'protein', 'text', 'imagenet100')
+TUNING = {  # {config of finetune.py: the config of pretrain.py whose model it tunes}
+    'finetune_higgs': 'higgs', 'finetune_year': 'year', 'finetune_moleculenet': 'chemistry',
+    'finetune_tape': 'protein', 'finetune_glue': 'text', 'finetune_imagenet100': 'imagenet100'}
+MORE_OPTIONS = [
+    [], ['--mask=random'], ['--mask=guided_exact', '--n_query=8'], ['--n_query=8'], ['--mask_anneal=1'],
+    ['--dropout=0.1', '--drop_path=0.1'], ['--dtype=float16'], ['--accumulation=2']]
+OPTIONS_OF = {
     'text': [['--mask=word']],
     'protein': [['--mask=word']],
-    'imagenet100': [['--mask=patch'], ['--accumulation=4'], ['--decode_pieces=4'], ['--batch_size=16']]}
+    'imagenet100': [['--mask=patch'], ['--accumulation=4'], ['--decode_pieces=4']]}
+QUIET = ['--log_interval=99', '--eval_interval=99', '--save_interval=99', '--max_steps=50', '--warmup_steps=1',
+         '--compile=false', '--val_share=0.02', '--test_share=0.02']
 
 
-def pretraining_case(config, options, folder):
+def knobs_of(script, config, options=()):
+    return configure({'__file__': ROOT / script}, [f'config/{config}.py', *options])
+
+
+def data_options(knobs, folder):
+    """Options that put random rows in the place of the data set."""
+    path = stand_in(knobs, folder)
+    options = [f'--dataset={path}', f'--data_dir={folder}/datasets', f'--out_dir={folder}/out']
+    if path.suffix == '.csv':
+        options += ['--input_column=text', '--label_column=y']
+    return options
+
+
+def run_pretraining(config, options, folder, n_steps=N_STEPS):
     """Steps of a pre-training config on the fake GPU. folder: where random rows and output go"""
-    knobs = configure({'__file__': ROOT / 'pretrain.py'}, [f'config/{config}.py'])
-    rows = stand_in_once(knobs['dataset'], knobs, folder)
-    return run_steps('pretrain.py', [
-        f'config/{config}.py', f'--dataset={rows}', f'--data_dir={folder}/datasets', f'--out_dir={folder}/out', *QUIET,
-        *options])
+    knobs = knobs_of('pretrain.py', config)
+    return run_steps('pretrain.py', [f'config/{config}.py', *data_options(knobs, folder), *QUIET, *options], n_steps)
 
 
-def stand_in_once(dataset, knobs, folder):
-    """stand_in, or what it has made before."""
-    made = folder / dataset
-    if made.exists():
-        return next(made.iterdir())
-    return stand_in(dataset, knobs, made)
+def run_tuning(config, options, folder, n_steps=N_STEPS):
+    """The same of a fine-tuning config, from scratch, with the model of the config that pre-trains for it."""
+    script, options = tuning_command(config, options, folder)
+    return run_steps(script, options, n_steps)
+
+
+def tuning_command(config, options, folder):
+    shape = knobs_of('pretrain.py', TUNING[config])
+    knobs = knobs_of('finetune.py', config)
+    rows = {**shape, 'batch_size': knobs['batch_size']}
+    model = [f'--{field.name}={shape[field.name]}' for field in fields(SMAConfig) if field.name in shape]
+    return 'finetune.py', [
+        f'config/{config}.py', *data_options(rows, folder), '--compile=false', '--val_share=0.1', '--test_share=0.1',
+        '--init_from=scratch', '--max_steps=50', '--eval_interval=99', '--n_train=None', '--seeds=0', '--lr=1e-4',
+        *model, f'--dropout={knobs["dropout"]}', f'--drop_path={knobs["drop_path"]}', *options]
+
+
+def peak_at_depth(run, config, options, folder, n_layer):
+    """
+    (Steps of a model with 3 layers, the peak in GB of one with n_layer). Each block takes as much memory as another,
+    so that the runs of a model with 2 layers and one with 3 tell the peak of all deeper ones, in less time.
+    """
+    if n_layer <= 4:
+        steps = run(config, options, folder, 2)
+        return steps, steps.peak_gb
+    two = run(config, [*options, '--n_layer=2'], folder, 2)
+    three = run(config, [*options, '--n_layer=3'], folder, 2)
+    return three, two.peak_gb + (n_layer - 2) * (three.peak_gb - two.peak_gb)
+
+
+def stated_memory(config):
+    """What the docstring of a config says: the peak in GB, and the sizes of the GPUs that it fits."""
+    text = ' '.join(ast.get_docstring(ast.parse((ROOT / f'config/{config}.py').read_text())).split())
+    found = re.search(r'Memory: at most ([\d.]+) GB .*?[Ff]its? (?:a GPU|GPUs) of ([\d, and]+) GB', text)
+    if not found:
+        raise ValueError(f'config/{config}.py does not state its memory')
+    sizes = [int(size) for size in re.findall(r'\d+', found[2])]
+    return float(found[1]), sizes
 
 
 def main():
@@ -140,25 +207,33 @@ def main():
     args = parser.parse_args()
     if why_not():
         sys.exit(why_not())
+    cases = []
+    for config in PRETRAINING:
+        for options in MORE_OPTIONS + OPTIONS_OF.get(config, []):
+            cases.append((run_pretraining, config, options))
+    for config in TUNING:
+        cases.append((run_tuning, config, []))
+    cases.append((run_tuning, 'finetune_imagenet100', ['--augment', '--drop_path=0.1']))
+
     n_failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        for config in CONFIGS:
-            for options in OPTIONS['all'] + OPTIONS.get(config, []):
-                name = ' '.join([config, *options])
-                if args.wanted not in name:
-                    continue
-                start = time.monotonic()
-                try:
-                    steps = pretraining_case(config, options, Path(folder))
-                except Exception as error:
-                    traceback.print_exc()
-                    n_failed += 1
-                    continue
-                n_failed += bool(steps.waits)
-                print(f'{name:45} {steps.peak_gb:6.2f} GB, copies {steps.copies}, operations {steps.operations}, '
-                      f'waits {len(steps.waits)} {steps.waits[:3]}, {time.monotonic() - start:.1f} s', flush=True)
-                if args.parts:
-                    print_parts(steps.gpu)
+        for run, config, options in cases:
+            name = ' '.join([config, *options])
+            if args.wanted not in name:
+                continue
+            start = time.process_time()
+            try:
+                steps = run(config, options, Path(folder))
+            except Exception:
+                print(f'{name}: FAILED', flush=True)
+                traceback.print_exc()
+                n_failed += 1
+                continue
+            n_failed += bool(steps.waits)
+            print(f'{name:45} {steps.peak_gb:6.2f} GB, copies {steps.copies}, operations {steps.operations}, '
+                  f'waits {steps.waits}, {time.process_time() - start:.1f} s', flush=True)
+            if args.parts:
+                print_parts(steps.gpu)
     sys.exit(n_failed > 0)
 
 

@@ -36,6 +36,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
@@ -43,6 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT_FOLDERS = (ROOT, ROOT / 'util')
 ALLOCATOR_BLOCK = 512  # CUDA's allocator of PyTorch rounds every request up to a multiple of it
 H100_BYTES = 85e9  # what torch.cuda says of an H100 of 80 GB
+FOREACH_TYPES = [torch.Tensor, torch.nn.Parameter, FakeTensor]  # tensors of which many are changed by one kernel
 aten = torch.ops.aten
 
 
@@ -270,6 +272,13 @@ class PlainLoader:
             yield batch
 
 
+class CPUGenerator(torch.Generator):
+    """In the place of torch.Generator: one of the CPU, whatever the device."""
+
+    def __new__(cls, device='cpu'):
+        return super().__new__(cls, 'cpu')
+
+
 @contextmanager
 def fake_gpu(capacity=H100_BYTES):
     """The context in which torch.cuda says that there is an H100. -> FakeGPU"""
@@ -281,15 +290,15 @@ def fake_gpu(capacity=H100_BYTES):
         set_device=None, synchronize=None, _lazy_call=None)
     uses_threads = torch.autograd.is_multithreading_enabled()
     torch.autograd.set_multithreading_enabled(False)  # the modes belong to this thread
-    cpu_generator = torch.Generator
     try:
         with ExitStack() as stack:
             for name, answer in answers.items():
                 stack.enter_context(mock.patch.object(torch.cuda, name, mock.Mock(return_value=answer)))
-            stack.enter_context(mock.patch.object(torch, 'Generator', lambda *device: cpu_generator()))
+            stack.enter_context(mock.patch.object(torch, 'Generator', CPUGenerator))
             stack.enter_context(mock.patch.object(F, 'scaled_dot_product_attention', gpu.attention))
             stack.enter_context(mock.patch('torch.backends.cuda.enable_cudnn_sdp', gpu.attention.turn_cudnn))
             stack.enter_context(mock.patch('util.loader.DataLoader', PlainLoader))
+            stack.enter_context(mock.patch.object(_foreach_utils, '_foreach_supported_types', FOREACH_TYPES))
             stack.enter_context(gpu.fake_mode)
             stack.enter_context(gpu)
             yield gpu

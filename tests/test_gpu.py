@@ -1,0 +1,70 @@
+"""
+The stages on a GPU that computes no numbers, with the paper's configs at their full size: see fake_cuda.py.
+
+In a step the program waits for the GPU nowhere, mixes no devices, copies nothing but its batch, and takes no more
+memory than the docstring of its config states.
+"""
+
+import fake_cuda
+import pytest
+from fake_gpu import why_not
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=f'a fake CUDA device: {why_not()}')
+GPU_SIZES = (24, 40, 80)  # GB
+RESERVE = 1.5  # GB that CUDA, its libraries and gaps between blocks take
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Where random rows and what is prepared of them are kept for all tests."""
+    return tmp_path_factory.mktemp('gpu')
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(fake_cuda.ROOT)
+
+
+def check_memory(config, peak_gb):
+    stated, sizes = fake_cuda.stated_memory(config)
+    assert 0.8 * stated < peak_gb <= stated, f'{config}: {peak_gb:.2f} GB, and its docstring says {stated}'
+    assert sizes == [size for size in GPU_SIZES if stated + RESERVE <= size]
+
+
+@pytest.mark.parametrize('config', fake_cuda.PRETRAINING)
+def test_pretraining(config, folder):
+    n_layer = fake_cuda.knobs_of('pretrain.py', config)['n_layer']
+    steps, peak_gb = fake_cuda.peak_at_depth(fake_cuda.run_pretraining, config, [], folder, n_layer)
+    is_bytes = config in ('chemistry', 'protein', 'text')
+    assert steps.waits == []
+    assert steps.copies == [2 if is_bytes else 1]  # x, and valid of bytes
+    check_memory(config, peak_gb)
+
+
+@pytest.mark.parametrize('config', fake_cuda.TUNING)
+def test_fine_tuning(config, folder):
+    n_layer = fake_cuda.knobs_of('pretrain.py', fake_cuda.TUNING[config])['n_layer']
+    steps, peak_gb = fake_cuda.peak_at_depth(fake_cuda.run_tuning, config, [], folder, n_layer)
+    is_bytes = config in ('finetune_moleculenet', 'finetune_tape', 'finetune_glue')
+    assert steps.waits == []
+    assert steps.copies == [3 if is_bytes else 2]  # labels too
+    check_memory(config, peak_gb)
+
+
+SMALL = ['--n_layer=2', '--batch_size=8']
+
+
+@pytest.mark.parametrize('config, options, n_copies', [
+    ('higgs', ['--mask=random', '--dtype=float16'], 1),
+    ('higgs', ['--mask=guided_exact', '--n_query=4', '--mask_anneal=1', '--dropout=0.1', '--drop_path=0.1'], 1),
+    ('protein', ['--mask=word', '--accumulation=2'], 4),
+    ('imagenet100', ['--mask=patch', '--decode_pieces=3'], 1)])
+def test_other_steps(config, options, n_copies, folder):
+    steps = fake_cuda.run_pretraining(config, [*SMALL, *options], folder, 2)
+    assert steps.waits == [] and steps.copies == [n_copies]
+
+
+def test_augmentation(folder):
+    """Crops, colours, mixup and CutMix draw on the CPU only what they need not wait for."""
+    steps = fake_cuda.run_tuning('finetune_imagenet100', [*SMALL, '--augment'], folder, 4)
+    assert steps.waits == [] and steps.copies == [2] * 3
