@@ -29,7 +29,7 @@ from fake_gpu import ROOT, fake_gpu, why_not
 
 sys.path.insert(0, str(ROOT))
 from configurator import configure  # noqa: E402
-from model import SMAConfig  # noqa: E402
+from model import FREE, SMAConfig  # noqa: E402
 from util import optim  # noqa: E402
 
 N_STEPS = 3  # of which the first makes the optimiser's state
@@ -170,11 +170,12 @@ def tuning_command(config, options, folder):
     shape = knobs_of('pretrain.py', TUNING[config])
     knobs = knobs_of('finetune.py', config)
     rows = {**shape, 'batch_size': knobs['batch_size']}
-    model = [f'--{field.name}={shape[field.name]}' for field in fields(SMAConfig) if field.name in shape]
+    names = [field.name for field in fields(SMAConfig) if field.name not in FREE and field.name in shape]
+    model = [f'--{name}={shape[name]}' for name in names]
     return 'finetune.py', [
         f'config/{config}.py', *data_options(rows, folder), '--compile=false', '--val_share=0.1', '--test_share=0.1',
         '--init_from=scratch', '--max_steps=50', '--eval_interval=99', '--n_train=None', '--seeds=0', '--lr=1e-4',
-        *model, f'--dropout={knobs["dropout"]}', f'--drop_path={knobs["drop_path"]}', *options]
+        *model, *options]
 
 
 def peak_at_depth(run, config, options, folder, n_layer):
