@@ -172,6 +172,8 @@ def tuning_command(config, options, folder):
     rows = {**shape, 'batch_size': knobs['batch_size']}
     names = [field.name for field in fields(SMAConfig) if field.name not in FREE and field.name in shape]
     model = [f'--{name}={shape[name]}' for name in names]
+    if config == 'finetune_imagenet100':
+        options = ['--target=multiclass', *options]
     return 'finetune.py', [
         f'config/{config}.py', *data_options(rows, folder), '--compile=false', '--val_share=0.1', '--test_share=0.1',
         '--init_from=scratch', '--max_steps=50', '--eval_interval=99', '--n_train=None', '--seeds=0', '--lr=1e-4',
