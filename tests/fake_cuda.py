@@ -127,6 +127,8 @@ def write_images(folder, n):
 # cases
 
 PRETRAINING = ('higgs', 'higgs_small', 'year', 'chemistry', 'protein', 'text', 'imagenet100')
+GPU_SIZES = (24, 40, 80)  # GB
+RESERVE = 1.5  # GB that CUDA, its libraries and gaps between blocks of memory take
 TUNING = {  # {config of finetune.py: the config of pretrain.py whose model it tunes}
     'finetune_higgs': 'higgs', 'finetune_year': 'year', 'finetune_moleculenet': 'chemistry',
     'finetune_tape': 'protein', 'finetune_glue': 'text', 'finetune_imagenet100': 'imagenet100'}
@@ -145,10 +147,10 @@ def knobs_of(script, config, options=()):
     return configure({'__file__': ROOT / script}, [f'config/{config}.py', *options])
 
 
-def data_options(knobs, folder):
+def data_options(script, knobs, folder):
     """Options that put random rows in the place of the data set."""
     path = stand_in(knobs, folder)
-    options = [f'--dataset={path}', f'--data_dir={folder}/datasets', f'--out_dir={folder}/out']
+    options = [f'--dataset={path}', f'--data_dir={folder}/datasets', f'--out_dir={folder}/{script}-out']
     if path.suffix == '.csv':
         options += ['--input_column=text', '--label_column=y']
     return options
@@ -157,7 +159,7 @@ def data_options(knobs, folder):
 def run_pretraining(config, options, folder, n_steps=N_STEPS):
     """Steps of a pre-training config on the fake GPU. folder: where random rows and output go"""
     knobs = knobs_of('pretrain.py', config)
-    return run_steps('pretrain.py', [f'config/{config}.py', *data_options(knobs, folder), *QUIET, *options], n_steps)
+    return run_steps('pretrain.py', [f'config/{config}.py', *data_options('pretrain.py', knobs, folder), *QUIET, *options], n_steps)
 
 
 def run_tuning(config, options, folder, n_steps=N_STEPS):
@@ -175,22 +177,23 @@ def tuning_command(config, options, folder):
     if config == 'finetune_imagenet100':
         options = ['--target=multiclass', *options]
     return 'finetune.py', [
-        f'config/{config}.py', *data_options(rows, folder), '--compile=false', '--val_share=0.1', '--test_share=0.1',
+        f'config/{config}.py', *data_options('finetune.py', rows, folder), '--compile=false', '--val_share=0.1', '--test_share=0.1',
         '--init_from=scratch', '--max_steps=50', '--eval_interval=99', '--n_train=None', '--seeds=0', '--lr=1e-4',
         *model, *options]
 
 
-def peak_at_depth(run, config, options, folder, n_layer):
+def run_shallow(run, config, options, folder):
     """
-    (Steps of a model with 3 layers, the peak in GB of one with n_layer). Each block takes as much memory as another,
-    so that the runs of a model with 2 layers and one with 3 tell the peak of all deeper ones, in less time.
+    Two steps of a config whose model is cut down to 2 layers, where it has more than 4. -> Steps, and the peak in GB of
+    the whole model. Each block takes as much memory as another, so models of 1 and 2 layers tell what all take.
     """
+    n_layer = knobs_of('pretrain.py', TUNING.get(config, config))['n_layer']
     if n_layer <= 4:
         steps = run(config, options, folder, 2)
         return steps, steps.peak_gb
+    one = run(config, [*options, '--n_layer=1'], folder, 2)
     two = run(config, [*options, '--n_layer=2'], folder, 2)
-    three = run(config, [*options, '--n_layer=3'], folder, 2)
-    return three, two.peak_gb + (n_layer - 2) * (three.peak_gb - two.peak_gb)
+    return two, two.peak_gb + (n_layer - 2) * (two.peak_gb - one.peak_gb)
 
 
 def stated_memory(config):
@@ -201,6 +204,17 @@ def stated_memory(config):
         raise ValueError(f'config/{config}.py does not state its memory')
     sizes = [int(size) for size in re.findall(r'\d+', found[2])]
     return float(found[1]), sizes
+
+
+def memory_fault(config, peak_gb):
+    """What is wrong with the memory that the docstring states, or ''."""
+    stated, sizes = stated_memory(config)
+    if not peak_gb <= stated <= 1.2 * peak_gb + 0.2:
+        return f'config/{config}.py states {stated} GB, and a step takes {peak_gb:.2f}'
+    fitting = [size for size in GPU_SIZES if stated + RESERVE <= size]
+    if sizes != fitting:
+        return f'config/{config}.py states GPUs of {sizes} GB, and {stated} GB fit {fitting}'
+    return ''
 
 
 def main():
@@ -232,9 +246,14 @@ def main():
                 traceback.print_exc()
                 n_failed += 1
                 continue
-            n_failed += bool(steps.waits)
+            fault = ''
+            if steps.waits:
+                fault = f'waits at {steps.waits}'
+            elif not options:
+                fault = memory_fault(config, steps.peak_gb)
+            n_failed += bool(fault)
             print(f'{name:45} {steps.peak_gb:6.2f} GB, copies {steps.copies}, operations {steps.operations}, '
-                  f'waits {steps.waits}, {time.process_time() - start:.1f} s', flush=True)
+                  f'{time.process_time() - start:.1f} s {fault}', flush=True)
             if args.parts:
                 print_parts(steps.gpu)
     sys.exit(n_failed > 0)
