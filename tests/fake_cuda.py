@@ -19,13 +19,16 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import torch
 from fake_gpu import ROOT, fake_gpu, why_not
+from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(ROOT))
 from configurator import configure  # noqa: E402
@@ -66,6 +69,20 @@ def run_steps(script, options, n_steps=N_STEPS):
         copies.append(after[0] - before[0])
         operations.append(after[1] - before[1])
     return Steps(copies, gpu.waits[seen[0][2]:seen[-1][2]], operations, gpu.peak / 1e9, gpu)
+
+
+def run_whole(script, options):
+    """Run a script to its end on the fake GPU. -> how often each line of the project waits for the GPU: Counter"""
+    def save(saved, file):
+        for t in tree_leaves(saved):
+            if torch.is_tensor(t) and t.device.type == 'cuda':
+                gpu.note_wait('a tensor to be saved')
+
+    def check(self, step):  # a number that is read from the fake GPU is always 1, which would be a fault here
+        int(self.in_a_row)
+    with fake_gpu() as gpu, mock.patch.object(torch, 'save', save), mock.patch.object(optim.Skips, 'check', check):
+        run_script(script, options)
+    return Counter(gpu.waits)
 
 
 def run_script(script, options):

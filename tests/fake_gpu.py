@@ -279,6 +279,15 @@ class CPUGenerator(torch.Generator):
         return super().__new__(cls, 'cpu')
 
 
+torch_load = torch.load
+
+
+def load_numbers(*args, **options):
+    """In the place of torch.load, which gives fake tensors where there is a FakeTensorMode."""
+    with _disable_current_modes():
+        return torch_load(*args, **options)
+
+
 @contextmanager
 def fake_gpu(capacity=H100_BYTES):
     """The context in which torch.cuda says that there is an H100. -> FakeGPU"""
@@ -295,6 +304,7 @@ def fake_gpu(capacity=H100_BYTES):
             for name, answer in answers.items():
                 stack.enter_context(mock.patch.object(torch.cuda, name, mock.Mock(return_value=answer)))
             stack.enter_context(mock.patch.object(torch, 'Generator', CPUGenerator))
+            stack.enter_context(mock.patch.object(torch, 'load', load_numbers))
             stack.enter_context(mock.patch.object(F, 'scaled_dot_product_attention', gpu.attention))
             stack.enter_context(mock.patch('torch.backends.cuda.enable_cudnn_sdp', gpu.attention.turn_cudnn))
             stack.enter_context(mock.patch('util.loader.DataLoader', PlainLoader))
