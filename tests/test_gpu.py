@@ -64,3 +64,52 @@ def test_augmentation(folder):
     """Crops, colours, mixup and CutMix draw on the CPU only what they need not wait for."""
     steps = fake_cuda.run_tuning('finetune_imagenet100', [*SMALL, '--augment'], folder, 4)
     assert steps.waits == [] and steps.copies == [2] * 3
+
+
+# -----------------------------------------------------------------------------
+# where whole stages wait: set-up, log lines, validations and saves, never a step
+
+TINY = ['--embed_dim=16', '--v_dim=16', '--qk_dim=16', '--n_head=2', '--n_layer=1', '--batch_size=16', '--data_dir=sets',
+        '--dataset=words.csv', '--input_column=text', '--label_column=y', '--val_share=0.2', '--test_share=0.2',
+        '--warmup_steps=1']
+PRETRAIN = [*TINY, '--compile=false']
+TUNE = [*TINY, '--compile=false', '--init_from=scratch', '--seeds=0']
+
+
+@pytest.fixture
+def words(tmp_path, monkeypatch):
+    """An empty working folder with words.csv, 100 short texts of two classes."""
+    monkeypatch.chdir(tmp_path)
+    lines = [f'{"ab c" * (1 + i % 7)}{i},{i % 2}' for i in range(100)]
+    (tmp_path / 'words.csv').write_text('\n'.join(['text,y', *lines]) + '\n')
+
+
+def every(n):
+    return [f'--log_interval={n}', f'--eval_interval={n}', f'--save_interval={n}']
+
+
+def test_pretraining_waits_as_often_for_eight_steps_as_for_four(words):
+    """Each run has two lines of the log, two validations, and as many saves."""
+    four = fake_cuda.run_whole('pretrain.py', [*PRETRAIN, '--max_steps=4', *every(2), '--out_dir=four'])
+    eight = fake_cuda.run_whole('pretrain.py', [*PRETRAIN, '--max_steps=8', *every(4), '--out_dir=eight'])
+    assert four == eight
+    validations = [n for line, n in four.items() if 'at eval.py' in line]
+    assert sum(validations) == 2 * 2 * 2  # two numbers for each of the two masks
+
+
+def test_fine_tuning_waits_as_often_for_eight_steps_as_for_four(words):
+    four = fake_cuda.run_whole('finetune.py', [*TUNE, '--max_steps=4', '--eval_interval=2', '--out_dir=four'])
+    eight = fake_cuda.run_whole('finetune.py', [*TUNE, '--max_steps=8', '--eval_interval=4', '--out_dir=eight'])
+    assert four == eight
+    scores = [n for line, n in four.items() if 'at eval.py' in line]
+    assert sum(scores) == 3  # two validations and the test
+
+
+@pytest.mark.parametrize('action, n_waits', [([], 2), (['--probe'], 2), (['--embed=words.csv'], 1)])
+def test_evaluation_waits_as_often_for_many_batches_as_for_one(words, monkeypatch, run, action, n_waits):
+    run('pretrain.py', *TINY, '--max_steps=1', '--out_dir=out', '--device=cpu')
+    options = ['--ckpt=out', '--data_dir=sets', '--batch_size=4', *action]
+    once = fake_cuda.run_whole('eval.py', options)
+    monkeypatch.setattr('data.TOKENS', 1)  # a batch of a GPU has 4 rows now
+    assert fake_cuda.run_whole('eval.py', options) == once
+    assert sum(n for line, n in once.items() if 'at eval.py:1' in line) == n_waits
