@@ -38,7 +38,6 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT_FOLDERS = (ROOT, ROOT / 'util')
@@ -46,6 +45,7 @@ ALLOCATOR_BLOCK = 512  # CUDA's allocator of PyTorch rounds every request up to 
 H100_BYTES = 85e9  # what torch.cuda says of an H100 of 80 GB
 FOREACH_TYPES = [torch.Tensor, torch.nn.Parameter, FakeTensor]  # tensors of which many are changed by one kernel
 aten = torch.ops.aten
+INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 
 
 def why_not():
@@ -144,22 +144,28 @@ class FakeGPU(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        inputs = [t for t in tree_leaves((args, kwargs)) if torch.is_tensor(t)]
-        is_on_gpu = is_gpu(kwargs.get('device')) or any(t.device.type == 'cuda' for t in inputs)
-        if not is_on_gpu:
+        if function is torch.ops.prim.device.default:  # someone reads t.device
+            return args[0].fake_device
+        inputs = tensors_in(args)
+        makes_on = torch.device(kwargs.get('device') or 'cpu').type
+        if makes_on != 'cuda' and not any(is_on_gpu(t) for t in inputs):
             with _disable_current_modes():
                 return function(*args, **kwargs)
 
         answer = self.answer(function, args, kwargs)
         if answer is not None:
             return answer
-        is_copy = function in (aten._to_copy.default, aten.copy_.default)
-        if is_copy and inputs[-1].device.type == 'cpu':
-            self.note_copy(inputs[-1])
-            if function is aten._to_copy.default:
-                args = (self.fake_mode.from_tensor(args[0]),)
+        if function is aten._to_copy.default and not is_on_gpu(args[0]):
+            self.note_copy(args[0])
+            args = (self.fake_mode.from_tensor(args[0]),)
+        elif function is aten.copy_.default and not is_on_gpu(args[1]):
+            self.note_copy(args[1])
+        elif function in INDEXING:
+            for index in args[1]:
+                if index is not None and not is_on_gpu(index):
+                    self.note_copy(index)
         result = function(*args, **kwargs)
-        self.note_operation(function, inputs, result)
+        self.note_operation(function, result)
         return result
 
     def answer(self, function, args, kwargs):
@@ -171,14 +177,21 @@ class FakeGPU(TorchDispatchMode):
         if function is aten._local_scalar_dense.default:
             self.note_wait('a number')
             return number_one(t.dtype)
-        if function is aten._to_copy.default and is_cpu(kwargs.get('device')) and t.device.type == 'cuda':
+        if function is aten._to_copy.default and is_on_gpu(t) and str(kwargs.get('device')) == 'cpu':
             self.note_wait('a tensor')
             with _disable_current_modes():
                 return torch.zeros(t.shape, dtype=kwargs.get('dtype') or t.dtype)
-        if function is aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1]):
+        if function is aten.copy_.default and not is_on_gpu(t):
+            self.note_wait('a tensor')
+            return t
+        if function in INDEXING and any(index is not None and index.dtype == torch.bool for index in args[1]):
             self.note_wait('a number of rows')
-            index = [i if i is None else torch.arange(len(t), device=t.device) for i in args[1]]
-            return function(t, index)
+            all_rows = []
+            for index in args[1]:
+                if index is not None and index.dtype == torch.bool:
+                    index = torch.arange(index.numel(), device='cuda')
+                all_rows.append(index)
+            return function(t, all_rows, *args[2:])
         return None
 
     def note_wait(self, what):
@@ -189,13 +202,12 @@ class FakeGPU(TorchDispatchMode):
         if not getattr(source, 'is_pinned_here', False):
             self.note_wait(f'a copy of {tuple(source.shape)} that is not pinned')
 
-    def note_operation(self, function, inputs, result):
+    def note_operation(self, function, result):
         is_new = False
-        for t in tree_leaves(result):
-            if torch.is_tensor(t) and t.device.type == 'cuda':
+        for t in tensors_in([result]):
+            if is_on_gpu(t):
                 is_new = self.note_storage(t, function) or is_new
-        is_in_place = function._schema.is_mutable
-        if is_new or is_in_place:
+        if is_new or function._schema.is_mutable:
             self.operations += 1
 
     def note_storage(self, t, function):
@@ -226,12 +238,19 @@ class FakeGPU(TorchDispatchMode):
         return total.most_common(n)
 
 
-def is_gpu(device):
-    return device is not None and torch.device(device).type == 'cuda'
+def is_on_gpu(t):
+    return isinstance(t, FakeTensor) and t.fake_device.type == 'cuda'
 
 
-def is_cpu(device):
-    return device is not None and torch.device(device).type == 'cpu'
+def tensors_in(values):
+    """The tensors in a list of arguments, of which some may be lists or tuples."""
+    found = []
+    for value in values:
+        if torch.is_tensor(value):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_in(value)
+    return found
 
 
 def number_one(dtype):
