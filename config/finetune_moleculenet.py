@@ -5,6 +5,7 @@ Fine-tuning on MoleculeNet: properties of molecules, predicted from SMILES bytes
     python finetune.py config/finetune_moleculenet.py --task=esol       or bace, hiv, freesolv, lipo
 
 For a GPU. The time has not been measured.
+Memory: at most 5 GB for a step of this batch on one GPU. Fits GPUs of 24, 40 and 80 GB.
 The split is DeepChem's scaffold split. It gives one split, and the paper averages over three.
 Expected (paper, Table 2):
 

