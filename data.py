@@ -1,11 +1,11 @@
 """
 Stage 0, and the loaders: a data set's name, or a file -> a prepared folder -> batches on the device.
 
-    python data.py                          lists the data sets that are known by name, and what is prepared
-    python data.py esol                     fetches and prepares one, and describes it
-    python data.py my.csv --label_column=y  the same with a file of yours; --help lists all knobs
+    python data.py                           lists the data sets that are known by name, and what is prepared
+    python data.py esol                      fetches and prepares one, and describes it
+    python data.py my.csv --label_column=y   the same with a file of yours; --help lists all knobs
 
-    from data import open_dataset           at a Python prompt
+    from data import open_dataset            at a Python prompt
     d = open_dataset('collider')
     x, valid = d.batch(d.rows('train')[:8])
 

@@ -249,15 +249,17 @@ class SMA(nn.Module):
         # With n the width of the batch, no row hides more than m or shows more than n - m. Without padding each
         # row shows exactly n - m, and attention needs no mask, so that it takes the fastest kernels.
         m = round(masking.mask_ratio * x.shape[1])
-        hidden_at, hidden_filled = mask_to_indices(hidden, m)  # (B, m)
+        n_pieces = self.config.decode_pieces
+        places = -(-m // n_pieces) * n_pieces  # m, rounded up to equal pieces: one program for torch.compile
+        hidden_at, hidden_filled = mask_to_indices(hidden, places)  # (B, places)
         visible_at, visible_filled = mask_to_indices(real & ~hidden, x.shape[1] - m)  # (B, u)
         if valid is None:
             visible_filled = None
 
         H, H_mask = self.encode(gather_rows(x_hat, visible_at), visible_filled)  # (B, l, d)
-        prediction = self.decode(H, H_mask, hidden_at)  # Eq. 6: (B, m, 262 or d_raw)
-        loss = self.loss(prediction, gather_rows(x, hidden_at)) * hidden_filled  # (B, m)
-        return loss, hidden
+        prediction = self.decode(H, H_mask, hidden_at)  # Eq. 6: (B, places, 262 or d_raw)
+        loss = self.loss(prediction, gather_rows(x, hidden_at)) * hidden_filled  # (B, places)
+        return loss[:, :m], hidden
 
     def embed(self, x: Tensor) -> Tensor:
         """

@@ -147,6 +147,7 @@ def copies(run, monkeypatch):
             return norm if len(seen) < 5 else sys.exit(0)
         monkeypatch.setattr(optim, 'update', counted)
         monkeypatch.setattr(optim, 'make_scaler', scaler)
+        monkeypatch.setattr('util.baseline.constant_loss', lambda *args: 1.0)  # reads all inputs, before the first step
         with mode:
             run(script, *options, '--device=meta', '--max_steps=9')
         return [b - a for a, b in zip(seen, seen[1:])]

@@ -26,9 +26,9 @@ EDITS = {
         ("        A = attention(R) * ", "        A = masking.sign * attention(R) * ")],
     'util/optim.py': [  # a knob of the optimiser, and a schedule
         ("betas=(0.9, 0.999)", "betas=(0.9, config.get('beta2', 0.999))"),
-        ("    lr, min_lr, warmup_steps = config['lr'], config['min_lr'], config['warmup_steps']\n",
-         "    lr, min_lr, warmup_steps = config['lr'], config['min_lr'], config['warmup_steps']\n"
-         "    if config.get('schedule', 'cosine') == 'constant':\n        return lr\n")],
+        ("    warmup_steps = config['warmup_steps']\n",
+         "    warmup_steps = config['warmup_steps']\n"
+         "    if config.get('schedule', 'cosine') == 'constant':\n        return config['lr']\n")],
     'pretrain.py': [
         ("mlp_ratio = 4  #", "activation = 'gelu'  # of the MLP\nmlp_ratio = 4  #"),
         ("n_query = 1  #", "sign = 1.0  # -1: the least attended\nn_query = 1  #"),

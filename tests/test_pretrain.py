@@ -452,7 +452,7 @@ def test_long_sequences_are_counted(run, lines, tmp_path):
 MISTAKES = [
     (['--sed=1'], "'seed'"), (['--lr=fast'], 'wants float'), (['--n_layer=2.5'], 'wants int'),
     (['config/colider.py'], 'colider'), (['--dataset=missing.csv'], "no file 'missing.csv'"),
-    (['--dataset=hole.csv'], 'finite'), (['--dataset=ragged.csv'], 'cells'),
+    (['--dataset=hole.csv'], 'missing'), (['--dataset=ragged.csv'], 'cells'),
     (['--dataset=empty.txt'], 'no rows'), (['--dataset=few.txt'], 'batch_size'), (['--mask_ratio=1'], 'everything'),
     (['--mask_ratio=0.01'], 'nothing'), (['--mask=guidd'], "'guided'"),
     (['--mask_ratio=0.1,0.2'], 'wants float'), (['--n_head=3'], 'n_head=3 must divide'),

@@ -130,7 +130,10 @@ def pretraining_knobs(files, mask):
         arguments.append(f'--dataset={dataset}')
     if batch_size is not None:
         arguments.append(f'--batch_size={batch_size}')
-    return configure({'__file__': ROOT / 'pretrain.py'}, arguments)
+    knobs = configure({'__file__': ROOT / 'pretrain.py'}, arguments)
+    if knobs['dataset'] is None:
+        knobs['dataset'] = 'collider'  # that of pretrain.py
+    return knobs
 
 
 def one_by_one(files, options):
