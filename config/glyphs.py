@@ -8,8 +8,8 @@ Two CPU cores: see the quick start in README.md, which has the expected scores t
 """
 dataset = 'glyphs'
 val_share = 0.1
-n_latent = 16
+n_latent = 32
 embed_dim = 32
 batch_size = 64
-max_steps = 2000
+max_steps = 1500
 lr = 3e-3
