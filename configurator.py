@@ -5,8 +5,8 @@ A script keeps its knobs as plain lines at its top, `lr = 1e-4  # peak learning 
 `max_len: int | None = None  # bytes kept`, and calls configure(globals()). Names and types are checked against
 these defaults, so a typo stops the run and never passes in silence.
 
-A config file is Python code. It sees all knobs, those of the command line with their final values, so it may
-say `dropout = 0.1 if task == 'esol' else 0.0`.
+A config file is Python code. All knobs are variables in it, and those given on the command line have these
+values already. So it may say `dropout = 0.1 if task == 'esol' else 0.0`.
 
 Knobs that several scripts share are declared once, in one of them. The others name it in one line,
 `SHARED_KNOBS = ('data.py', 'pretrain.py: model')` (all of a file, or what stands under a heading in it), and
@@ -33,8 +33,8 @@ def configure(script_globals: dict, argv: list[str] | None = None) -> dict:
     """
     Set the knobs of the script whose globals() are given, and return {name: final value}.
 
-    argv: the command line, sys.argv[1:] unless given. With script_globals = {'__file__': path} alone, the knobs
-    are those of a script that is not run. Mistakes raise UserError; --help prints the knobs and leaves.
+    argv: the command line, sys.argv[1:] unless given. To read the knobs of a script that is not running, pass
+    script_globals = {'__file__': its path}. Mistakes raise UserError; --help prints the knobs and leaves.
     """
     knobs, help_text = find_knobs(script_globals['__file__'])
     argv = sys.argv[1:] if argv is None else argv
@@ -241,7 +241,7 @@ def checked_value(name, value, knobs, source):
 
 
 def parse(text, knob):
-    """The value that a text of the command line spells. What spells none stays text, and fit() judges it."""
+    """The value of a text of the command line. What is no Python literal stays text, for fit() to judge."""
     raw = text.split(',') if knob.is_tuple else text
     if only_text(text, knob):
         return raw

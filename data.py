@@ -40,7 +40,7 @@ from util.summary import summary
 from util.tables import TABLES
 
 # -----------------------------------------------------------------------------
-# data; None = as the checkpoint's own data were read; where there is no checkpoint, as it is said here
+# data; None = as in the run that made the checkpoint; without a checkpoint, the default that is named here
 dataset: str | None = None  # a name that `python data.py` lists, a file of yours, or a folder of images
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # tables: a text column, or numbers 'a,b,c'; None = all but the label. npz: 'X'
@@ -61,7 +61,7 @@ image_size: int | None = None  # images: side in pixels that the model sees; Non
 DEFAULTS = {'val_share': 0.02, 'test_share': 0.1, 'split_seed': 0, 'image_size': 192}  # what None means
 PREPARE_KNOBS = {**defaults_of(__file__), **DEFAULTS}
 PAD, CLS, SEP = 0, 4, 5  # ids of Perceiver IO: byte b is b + FIRST_BYTE
-TOKENS = 2 ** 16  # in a batch that a GPU scores, or more if batch_size has more
+TOKENS = 2 ** 16  # a batch that a GPU scores has at least so many
 
 
 # -----------------------------------------------------------------------------
@@ -96,8 +96,8 @@ def open_data(config: dict, run, checkpoint: dict | None = None) -> tuple['Datas
         print0(run, f'{dataset.n_cut:,} of {len(dataset.y):,} sequences have more than {dataset.max_len} '
                     'tokens and lose their end')
     if dataset.is_bytes and run.device.type == 'cuda':
-        # cuDNN plans attention anew for each width, in tens of milliseconds or more. A Perceiver gets few
-        # widths, as padding costs only its first layer and its decoder. A Transformer takes other kernels.
+        # cuDNN plans attention anew for each width, in tens of milliseconds or more. So a Perceiver gets few
+        # widths: padding costs little there, only in the first layer. For a Transformer cuDNN is turned off.
         if model.get('n_latent'):
             dataset.width_step = 32
         else:
@@ -107,8 +107,11 @@ def open_data(config: dict, run, checkpoint: dict | None = None) -> tuple['Datas
 
 def data_knobs(config: dict, checkpoint: dict | None = None) -> dict:
     """
-    The knobs that open a stage's data set: its own, and where they are None those of the run that made the
-    checkpoint, if it is the same data set, else the defaults.
+    The knobs that open a stage's data set. Each is the first of these that is not None:
+
+    1. the stage's own,
+    2. that of the run which made the checkpoint, if the data set is the same (of another one: carried_knobs),
+    3. the default.
     """
     own = checkpoint['config'] if checkpoint else {}
     is_same = config['dataset'] in (None, own.get('dataset'))
@@ -301,9 +304,7 @@ class Dataset:
     def width(self, rows: np.ndarray) -> int:
         """
         The width that a batch of these rows is padded to: its longest row's, or the next multiple of
-        width_step. That is 1 but where few widths are worth it (open_data): a multiple of 16 would make one
-        place in seven of a SMILES batch padding, and save torch.compile nothing, as one program takes any
-        width.
+        width_step, which is 1 unless few widths are worth some padding (open_data).
         """
         width = round_up(int(self.lengths(rows).max()), self.width_step)
         if self.max_len is None:
@@ -337,7 +338,9 @@ class Dataset:
         for line, row, length in zip(ids, rows, lengths):
             start, end = self.offsets[row], self.offsets[row + 1]
             n_first = length - 2  # bytes of the sequence, or of the first of a pair
-            if self.firsts is not None:  # if a pair is too long, the longer of the two loses its end
+            if self.firsts is not None:
+                # If a pair is too long, the longer of the two loses its end: the second gets half of the room,
+                # or what the first leaves of it. 10 places for 9 and 7 bytes: 5 and 5. For 3 and 9: 3 and 7.
                 room = length - 3
                 first = self.firsts[row]
                 n_second = min(end - start - first, max(room // 2, room - first))
@@ -381,7 +384,8 @@ class Dataset:
         generators.
         """
         if not self.is_images:
-            return self.table[x] if x.ndim == 1 else x
+            is_row_numbers = x.ndim == 1  # of a table that `keep_on` keeps here
+            return self.table[x] if is_row_numbers else x
         size = self.meta['image_size']
         x = x.permute(0, 3, 1, 2) / 255  # (B, 3, S, S)
         if scale is None:
@@ -452,7 +456,8 @@ def micro_batches(dataset: Dataset, rows: np.ndarray, batch_size: int, accumulat
     """
     dataset.keep_on(run.device, rows)
     dealt = deal(dataset, rows, batch_size, accumulation, seed, step, run)
-    dealt, ahead = itertools.tee(dealt)  # the loader reads ahead of what is handed out
+    # The same rows twice: the loader takes them from `ahead`, some batches before they are handed out here.
+    dealt, ahead = itertools.tee(dealt)
 
     def index():
         for mine, step_rows in ahead:

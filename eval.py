@@ -47,7 +47,7 @@ embed: str | None = None  # the same with the vector of each row, and a text fil
 embed_out: str | None = None  # where to, an .npy file; None = FILE.embeddings.npy in the current folder
 probe = False  # score frozen features: nearest neighbours, and a linear map
 show = ''  # masks, overlap, curves or confusion
-# mask; None = as the checkpoint was trained, or guided in place of a blind mask where masks are shown
+# mask; None = as the checkpoint was trained; with `show`, guided if that was random, word or patch
 mask: str | None = None  # guided, guided_exact, random, word or patch: see masking.py
 mask_ratio: float | None = None  # r, the share of the inputs hidden
 n_query: int | None = None  # queries drawn for each guided mask, |R|; at most all there are
@@ -80,7 +80,8 @@ class Evaluation:
 
     def predictions(self, rows):
         """(rows, n_out) float32, see tasks.to_predictions."""
-        return outputs(self.model, self.model, self.model.config.n_out, self.data, rows, batch_size, self.run)
+        return outputs(self.model.predict, self.model, self.model.config.n_out, self.data, rows, batch_size,
+                       self.run)
 
 
 def main():
@@ -322,7 +323,7 @@ def show_masks(ev: Evaluation, masking: Masking):
         columns = {'reference': x}
         for name, hidden in masks.items():
             columns[name] = x.masked_fill(hidden[..., None], torch.nan)
-        columns[f'{view_1}, reconstructed'] = mask_statistics.reconstruct(ev.model, x, masks[view_1])
+        columns['reconstructed'] = mask_statistics.reconstruct(ev.model, x, masks[view_1])
         plots.image_sheet(columns, data.norm, out)
     elif data.is_bytes:
         texts = []
@@ -348,7 +349,7 @@ def show_overlap(ev: Evaluation, masking: Masking):
 
     The paper has no formula. Here: of n' random inputs, m = round(r n' / k) queries each choose their own top
     k, as in the authors' code. The overlap is the share of these m k choices that another query has made
-    already. k is inputs_per_query, or what l queries need to reach r.
+    already. k is inputs_per_query, or more if all l queries together would not reach r n inputs with so few.
     """
     if masking.mask in BLIND:
         fail(f'show=overlap is about what guided masks choose, not about mask={masking.mask}')
@@ -421,8 +422,9 @@ def open_evaluation(config, saved):
     if not len(rows):
         fail(f'there are no {"labelled " if needs_labels else ""}{split} rows to score')
     if file:
-        for why, n in data.meta['left_out'].items():  # else the output would not be that of the file's rows
-            fail(f'{file} has {n} {why}: take them out first')
+        left_out = [f'{n} {why}' for why, n in data.meta['left_out'].items()]
+        if left_out:  # the output would not have a line for each row of the file
+            fail(f'{file} has {", ".join(left_out)}: take them out first')
     return Evaluation(model, saved, data, rows, run)
 
 

@@ -1,8 +1,8 @@
 """
-Stage 2: fine-tuning with labels, from scratch and from each pre-trained checkpoint, all alike; and their
-scores.
+Stage 2: fine-tuning with labels, from scratch and from each pre-trained checkpoint, with the same settings.
+Prints a table of their scores.
 
-    python finetune.py config/finetune_collider.py              the quick start's: 1,000 labels
+    python finetune.py config/finetune_glyphs.py                the quick start: 1,000 labels
     python finetune.py --dataset=my.csv --label_column=y        your own table, from scratch and from out/my/*
     python finetune.py --init_from=out/my/guided                the checkpoint knows its data set
     python finetune.py config/finetune_tape.py --init_from=hf:jxie/sma-biology-pretrained   authors' weights
@@ -10,10 +10,10 @@ scores.
     python finetune.py --n_train=100 --batch_size=32 --seeds=0,1,2,3,4          fewer labels, more seeds
     torchrun --nproc_per_node=8 finetune.py config/NAME.py      8 GPUs
 
-For every start in `init_from` and every learning rate in `lr` there is one run per seed. A run keeps the
-weights of its best validation score. Of several learning rates the one with the best mean validation score is
-kept. Only then is the test split scored, once for each seed. The table is printed, and written to
-OUT_DIR/results.md.
+A start is scratch or a checkpoint. For every start in `init_from` and every learning rate in `lr` there is one
+run per seed. A run keeps the weights of its best validation score. Of several learning rates the one with the
+best mean validation score is kept. Only then is the test split scored, once for each seed. The table is
+printed, and written to OUT_DIR/results.md.
 """
 
 import json
@@ -69,7 +69,7 @@ seeds = (0, 1, 2)  # one run each: of new weights, labelled rows, batches and dr
 compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
 out_dir: str | None = None  # checkpoints and results; None = out/finetune_DATASET, with _frozen
 resume = False  # keep the finished runs that OUT_DIR already holds
-eval_interval: int | None = None  # steps between validations; None = an epoch, a hundred times at most
+eval_interval: int | None = None  # steps between validations; None = an epoch, or more: at most 100 validations
 # -----------------------------------------------------------------------------
 
 # what --resume may change
@@ -78,7 +78,7 @@ MAY_CHANGE = {'resume', 'device', 'compile', 'init_from', 'lr', 'seeds'}
 
 @dataclass
 class Experiment:
-    """What all runs share."""
+    """What the runs of all starts share."""
     config: dict
     data: Dataset
     task: dict  # what is predicted: see util/tasks.py
@@ -188,7 +188,7 @@ def train(experiment: Experiment, start: Start, rate: float, seed: int) -> dict 
         if (step + 1) % interval == 0 or is_last:
             val_score = score(experiment, task, raw_model, 'val')
             experiment.out.log(init_from=start.name, lr=rate, seed=seed, step=step + 1, val_score=val_score)
-            is_better = best is None or is_higher(task, val_score, best['val_score'])
+            is_better = best is None or is_better_score(task, val_score, best['val_score'])
             if is_better and math.isfinite(val_score):
                 weights = {name: t.detach().cpu().clone() for name, t in raw_model.state_dict().items()}
                 best = dict(model=weights, val_score=val_score, step=step + 1)
@@ -245,7 +245,7 @@ def steps_and_interval(n_rows, n_val):
         total_steps = n_epochs * steps_per_epoch
     if eval_interval is not None:
         return total_steps, eval_interval
-    # after every epoch, but a hundred times at most, and looking at no more rows than training does
+    # after every epoch; less often if that were more than 100 validations, or more rows than training reads
     n_validations = min(100, max(10, total_steps * batch_size // n_val))
     epochs_between = math.ceil(total_steps / steps_per_epoch / n_validations)
     return total_steps, epochs_between * steps_per_epoch
@@ -264,7 +264,7 @@ def sum_of_losses(output: Tensor, y: Tensor, target: str) -> Tensor:
 
 def predict(experiment, model, rows):
     """What a model predicts for these rows: (rows, n_out) float32, see tasks.to_predictions."""
-    p = outputs(model, model, model.config.n_out, experiment.data, rows, batch_size, experiment.run)
+    p = outputs(model.predict, model, model.config.n_out, experiment.data, rows, batch_size, experiment.run)
     return p.numpy()
 
 
@@ -276,9 +276,9 @@ def score(experiment, task, model, split):
     return tasks.score(task, data.labels(rows), p)
 
 
-def is_higher(task, score, other):
-    """Is a score better than the other? (Of an error, such as rmse, the smaller one is.)"""
-    return tasks.selection_score(task, score) > tasks.selection_score(task, other)
+def is_better_score(task, new, old):
+    """Is the new score better than the old one? (Of an error, such as rmse, the smaller one is.)"""
+    return tasks.selection_score(task, new) > tasks.selection_score(task, old)
 
 
 # -----------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def best_rate(task: dict, runs: dict[float, list[dict]]) -> float:
     best_mean = None
     for rate, checkpoints in runs.items():
         mean = np.mean([saved['val_score'] for saved in checkpoints])
-        if best is None or is_higher(task, mean, best_mean):
+        if best is None or is_better_score(task, mean, best_mean):
             best = rate
             best_mean = mean
     return best

@@ -9,15 +9,15 @@ The idea of the paper (section 4.1): the model's own first attention layer choos
 The outer softmax of Eq. 5, in which hidden inputs get no attention, is in model.py: SMA.forward leaves the
 hidden inputs out.
 
-One polarity everywhere: in a mask True means HIDDEN; in `valid` True means a real input and False means
-padding.
+Two kinds of bool tensors: in a mask (`hidden`) True means HIDDEN; in `valid`, `key_valid` and `H_valid` True
+means a real input, which may be looked at, and False means padding.
 
     B samples   n inputs   h heads   |R| = n_query   k (B,) int64, how many inputs each sample hides
     A (B, h, |R|, n) attention   x (B, n) int64 ids or (B, n, d_raw) floats   valid (B, n) bool
 
 Randomness comes from `generator`, a torch.Generator on the tensors' device. None is torch's global generator,
-which torch.compile needs. Nothing here has a gradient: the choice of a mask is not differentiated (Algorithm
-1).
+the only one that torch.compile accepts. Nothing here has a gradient: the choice of a mask is not
+differentiated (Algorithm 1).
 """
 
 import math
@@ -75,7 +75,8 @@ def attention_map(q: Tensor, k: Tensor, valid: Tensor, d_k: int | None = None) -
     Eq. 2 and its softmax: q (B or 1, h, |R|, d_k), k (B, h, n, d_k), valid (B, n) -> (B, h, |R|, n).
 
     Padding gets exactly zero. d_k is the width of one head, that of q unless given (SMA.attention gives it).
-    The softmax is never in half precision, whose few values would be equal at the edge of the top k.
+    The softmax is in float32 at least: in float16 many inputs would have equal attention, and the top k would
+    depend on their order.
     """
     if d_k is None:
         d_k = q.shape[-1]
@@ -88,17 +89,17 @@ def sample_queries(can_query: Tensor, n_query: int, generator: Generator | None)
     """
     Draw the subset R of Eq. 4 for each sample, without replacement, uniformly among those that may be drawn.
 
-    can_query (B, l) bool -> R (B, min(n_query, l)) int64. A sample with fewer than n_query queries gets all of
-    them, followed by some that it may not draw: those are False in can_query.gather(1, R).
+    can_query (B, l) bool -> R (B, min(n_query, l)) int64. If a sample has fewer queries than that, the rest of
+    its R is filled with queries that it may not draw. `hide` sets their attention to zero.
     """
     noise = uniform(can_query, generator).masked_fill(~can_query, -torch.inf)  # (B, l)
     return noise.topk(min(n_query, can_query.shape[1]), dim=1).indices
 
 
 def n_hidden(valid: Tensor, mask_ratio: float) -> Tensor:
-    """How many inputs each sample hides: round(r n), Python's rounding (Eq. 5, note 4). -> (B,) int64"""
-    # In float64, as Python computes it, so that no sample hides more than round(r * n): callers know that bound
-    # without asking the device. Apple's MPS has no float64, so there the few counts visit the CPU.
+    """How many inputs each sample hides: round(r n), halves to even (Eq. 5, note 4). -> (B,) int64"""
+    # In float64, as Python's round: SMA.forward has room for round(r * n) inputs, and no sample may hide more.
+    # Apple's MPS has no float64, so there the few counts visit the CPU.
     count = valid.sum(1)
     if count.device.type == 'mps':
         count = count.cpu()
@@ -110,12 +111,12 @@ def n_hidden(valid: Tensor, mask_ratio: float) -> Tensor:
 
 def guided_exact(A: Tensor, valid: Tensor, k: Tensor) -> Tensor:
     """
-    What Eq. 4 approximates (section 4.1, appendix D): the drawn queries, one after the other, each hide their
-    own top among what is left. With k to hide and q queries, each takes k // q, and the first k % q one more.
-    With one query it is the same as `guided`.
+    What Eq. 4 approximates (section 4.1, appendix D): the drawn queries take turns, and each hides its top
+    inputs among those that are not hidden yet. With k to hide and q queries, each takes k // q, and the first
+    k % q one more. With one query it is the same as `guided`.
     """
     A = A.sum(1)  # (B, |R|, n)
-    drawn = A.sum(-1) > 0  # (B, |R|), False: the sample has fewer queries than that, and these come last
+    drawn = A.sum(-1) > 0  # (B, |R|), False for the fillers of sample_queries: `hide` made them zero
     n_drawn = drawn.sum(1).clamp(min=1)  # (B,)
     hidden = torch.zeros_like(valid)
     for i in range(A.shape[1]):  # one after the other: the cost that the approximation saves
@@ -125,7 +126,7 @@ def guided_exact(A: Tensor, valid: Tensor, k: Tensor) -> Tensor:
 
 
 def hide_random(x: Tensor, valid: Tensor, k: Tensor, generator: Generator | None) -> Tensor:
-    """The baseline: as many inputs, drawn uniformly."""
+    """The baseline: k inputs, drawn uniformly among those that are True in `valid`."""
     return keep_top_k(uniform(valid, generator).masked_fill(~valid, -torch.inf), k)
 
 
@@ -135,7 +136,7 @@ def hide_words(x: Tensor, valid: Tensor, k: Tensor, generator: Generator | None)
     spaces. CLS, SEP and spaces belong to no word. A text without spaces is one word, of which the start is
     hidden.
     """
-    space = torch.stack([x == s for s in SPACES]).any(0)  # (B, n); a table would be copied, and copies wait
+    space = torch.stack([x == s for s in SPACES]).any(0)  # (B, n)
     letter = (x >= FIRST_BYTE) & ~space & valid
     starts = letter & ~F.pad(letter[:, :-1], (1, 0))
     word = torch.where(letter, starts.cumsum(1) - 1, -1)  # (B, n), words numbered from the left
@@ -154,12 +155,13 @@ def hide_patches(x: Tensor, valid: Tensor, k: Tensor, generator: Generator | Non
 
 def hide_groups(group: Tensor, valid: Tensor, k: Tensor, generator: Generator | None) -> Tensor:
     """
-    Whole groups in random order. The last group is cut short, its first inputs hidden, so that the count is
-    exact. group (B, n) int64: 0 to n - 1, or -1 for an input in no group. Those come after all groups, in
-    random order too.
+    Whole groups in random order. Of the last one only the first inputs are hidden, so that the count is exact.
+    group (B, n) int64: 0 to n - 1, or -1 for an input in no group. Those come after all groups, in random order
+    too.
     """
     noise = uniform(valid, generator)  # (B, n)
-    order = torch.where(group >= 0, 1 + noise.gather(1, group.clamp(min=0)), noise)  # equal within a group
+    of_group = 1 + noise.gather(1, group.clamp(min=0))  # (B, n), in [1, 2): the same for a whole group
+    order = torch.where(group >= 0, of_group, noise)  # inputs in no group have less than 1: they come last
     return keep_top_k(order.masked_fill(~valid, -torch.inf), k)
 
 
@@ -180,9 +182,10 @@ def hide(masking: Masking, attention: Callable, x: Tensor, valid: Tensor, can_qu
 
     attention        function: R (B, |R|) int64 -> A of those queries (B, h, |R|, n), softmax over valid inputs
     can_query        (B, l) bool, which queries may be drawn: all latents, or the valid inputs
-    random_fraction  None, or a 0-d tensor: the authors' annealing. 1: any inputs may be hidden. 0: only the top
-    of
-                     the attention. In between, a random k of a larger top is hidden. Blind masks ignore it.
+    random_fraction  None, or a 0-d tensor in [0, 1]: annealing, as in the authors' code. The k hidden inputs
+                     are drawn at random from a larger top of the attention, of k + fraction * (n - k) inputs.
+                     So 1 is a random mask, and 0 the top k alone. Blind masks, which do not look at the
+                     attention, ignore it.
     """
     k = n_hidden(valid, masking.mask_ratio)
     if masking.mask in BLIND:
@@ -195,10 +198,11 @@ def hide(masking: Masking, attention: Callable, x: Tensor, valid: Tensor, can_qu
         else:
             n_more = ((valid.sum(1) - k) * random_fraction).round().long()  # (B,)
             top = GUIDED[masking.mask](A, valid, k + n_more)
-            hidden = hide_random(x, top, k, generator)
-    right = ((hidden & valid).sum(1) == k).all() & (hidden <= valid).all()
+            hidden = hide_random(x, top, k, generator)  # k of those in `top`
+    no_padding = (hidden <= valid).all()  # hidden implies valid
+    right_number = (hidden.sum(1) == k).all()
     torch._assert_async(  # checked on the device: the program does not wait for the answer
-        right,
+        no_padding & right_number,
         f'mask={masking.mask} must hide exactly round(mask_ratio * n) real inputs of each row, and no padding')
     return hidden
 

@@ -9,14 +9,14 @@ floats (d_raw > 0).
     python model.py         walks one small batch through the model and prints every shape beside its equation
 
     in the code      in the paper                        in the code          in the paper
-    x                X, (B, n) ids or (B, n, d_raw)      hidden               M, (B, n) bool, True = hidden
+    x                X, (B, n) ids or (B, n, d_raw)      hidden               M as (B, n) bool, True = hidden
     x_hat            X^ = X E + P, (B, n, embed_dim)     masking.mask_ratio   r
     P                P, position embeddings              masking.n_query      |R|
     latents          what Q_e is projected from          H                    H, (B, l, d)
 
-    B samples   n inputs   m = round(r n) hidden   u = n - m visible   h heads
-    l queries, and rows of H: n_latent, or the visible inputs (for the mask: all n)
-    d_k = qk_dim / h     d = v_dim, the width of the residual stream; in the decoder it is embed_dim, that of P
+    B samples   n inputs   m = round(r n) hidden   u = n - m visible   h heads   d_k = qk_dim / h
+    d = v_dim, the width of the residual stream; in the decoder it is embed_dim, that of P
+    l queries, and rows of H. Perceiver: the latents. Transformer: the visible inputs (all, to choose a mask)
 
 Layer by layer as in the authors' code; only the names of the modules differ. util/checkpoint.py loads and
 saves.
@@ -54,9 +54,9 @@ class SMAConfig:
     v_dim: int = 128  # values, all heads together = d, the residual stream
     n_latent: int = 0  # 0 = Transformer
     mlp_ratio: int = 4
-    # no knobs: where weights of the authors differ from the above; 0 = as above
+    # no knobs: where weights of the authors differ from the above. 0 = the value above, or what is said
     first_heads: int = 0
-    decoder_heads: int = 0  # 0 = the most heads that divide both n_head and embed_dim
+    decoder_heads: int = 0  # 0 = gcd(n_head, embed_dim)
     decoder_qk_dim: int = 0
     decoder_mlp_ratio: int = 0
     head_mlp_ratio: int = 0  # theirs is 1
@@ -86,13 +86,13 @@ class SMAConfig:
 
 class Layer(nn.Module):
     """
-    Attention and an MLP, pre-norm. Every attention in the model is one of these:
+    Attention and an MLP, pre-norm. All attention in the model uses this class, in three ways:
 
         a block, self-attention   y = x + attend(queries(x), LN(x));   y + MLP(LN(y))      forward
         the masking layer         keys and values come from X^ as it is                    SMA.encode
         the decoder               no residual connection around the attention              Decoder
 
-    The values, the residual stream and the MLP are as wide as the stream that the queries come from, q_dim.
+    The values, the residual stream and the MLP have the width of what the queries are made from, q_dim.
     """
 
     def __init__(self, c: SMAConfig, q_dim: int, kv_dim: int, drop_path: float = 0.0):
@@ -129,26 +129,26 @@ class Layer(nn.Module):
         """W_q LN(x): (..., q_dim) -> (..., qk_dim)"""
         return self.query(self.ln_query(x))
 
-    def attend(self, q: Tensor, kv: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    def attend(self, q: Tensor, kv: Tensor, key_valid: Tensor | None = None) -> Tensor:
         """
         The softmax of Eq. 5, over what is visible, and that of Eq. 6; and the output projection.
 
         q (B or 1, l, qk_dim) from `queries`, kv (B, u, kv_dim) -> (B, l, q_dim).
-        key_mask (B, u) bool, True = may be attended to; None = all may.
+        key_valid (B, u) bool, True = may be attended to; None = all may.
         """
         k = self.split_heads(self.key(kv))  # (B, h, u, d_k)
         v = self.split_heads(self.value(kv))  # (B, h, u, q_dim / h)
-        # Where all samples share their queries, each gets a copy: cuDNN lays its output out by the query's
-        # strides, and cannot if one of them is 0.
+        # Where all samples share their queries, each gets a copy: expand() gives a stride of 0, which cuDNN's
+        # attention does not take.
         q = q.expand(len(k), -1, -1).contiguous()
         q = self.split_heads(q)  # (B, h, l, d_k)
-        if key_mask is not None:
-            key_mask = key_mask[:, None, None, :]  # (B, 1, 1, u)
+        if key_valid is not None:
+            key_valid = key_valid[:, None, None, :]  # (B, 1, 1, u)
         v_width = v.shape[-1]
-        if v_width < k.shape[-1]:  # filled up with zeros: fast kernels want one width
+        if v_width < k.shape[-1]:  # fill up with zeros: fast kernels want the widths of k and v to be equal
             v = F.pad(v, (0, k.shape[-1] - v_width))
         dropout_rate = self.dropout_rate if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, key_mask, dropout_rate)
+        y = F.scaled_dot_product_attention(q, k, v, key_valid, dropout_rate)
         y = y[..., :v_width].transpose(1, 2).flatten(2)  # (B, l, q_dim)
         return self.dropout(self.proj(y))
 
@@ -157,10 +157,10 @@ class Layer(nn.Module):
         z = F.gelu(self.fc(self.ln_mlp(y)))  # (B, l, mlp_ratio * q_dim)
         return y + self.drop_path(self.dropout(self.fc_proj(z)))
 
-    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """Self-attention: x (B, l, d), key_mask (B, l) bool or None -> (B, l, d)."""
+    def forward(self, x: Tensor, key_valid: Tensor | None = None) -> Tensor:
+        """Self-attention: x (B, l, d), key_valid (B, l) bool or None -> (B, l, d)."""
         x_norm = self.ln_query(x)
-        y = x + self.drop_path(self.attend(self.query(x_norm), x_norm, key_mask))
+        y = x + self.drop_path(self.attend(self.query(x_norm), x_norm, key_valid))
         return self.mlp(y)
 
 
@@ -174,14 +174,14 @@ class Decoder(nn.Module):
         self.ln_out = nn.LayerNorm(q_dim, eps=1e-12)
         self.out = nn.Linear(q_dim, n_out)
 
-    def forward(self, q: Tensor, H: Tensor, key_mask: Tensor | None = None,
+    def forward(self, q: Tensor, H: Tensor, key_valid: Tensor | None = None,
                 residual: Tensor | None = None) -> Tensor:
         """
-        q (B or 1, m, qk_dim) from `queries`, H (B, l, d), key_mask (B, l) bool or None -> (B, m, n_out).
+        q (B or 1, m, qk_dim) from `queries`, H (B, l, d), key_valid (B, l) bool or None -> (B, m, n_out).
         residual: what the attention is added to. None = nothing; in a head of the authors' it is the query
         itself.
         """
-        y = self.layer.attend(q, self.ln_H(H), key_mask)  # (B, m, q_dim)
+        y = self.layer.attend(q, self.ln_H(H), key_valid)  # (B, m, q_dim)
         if residual is not None:
             y = residual + y
         return self.out(self.ln_out(self.layer.mlp(y)))
@@ -220,7 +220,7 @@ class SMA(nn.Module):
                 mlp_ratio=c.decoder_mlp_ratio or c.mlp_ratio)
             self.decoder = Decoder(decoder, c.embed_dim, c.d_raw or N_IDS)
 
-        # matrices, latents and P: N(0, 0.02); biases 0; LayerNorms stay 1 and 0
+        # matrices, latents and P: normal with std 0.02; biases 0; LayerNorms stay 1 and 0
         for name, p in self.named_parameters():
             if p.ndim > 1:
                 nn.init.normal_(p, std=0.02)
@@ -230,11 +230,10 @@ class SMA(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None, masking: Masking = DEFAULT_MASKING,
                 generator: Generator | None = None, random_fraction: Tensor | None = None):
         """
-        One step of Algorithm 1, up to the loss.
+        Pre-training: one step of Algorithm 1, up to the loss. With a head (n_out > 0): `predict`.
 
         x (B, n) int64 ids or (B, n, d_raw) float; valid (B, n) bool, or None where nothing is padding.
-        generator and random_fraction: see masking.hide. A model with a head predicts labels, (B, n_out), from x
-        and valid.
+        generator and random_fraction: see masking.hide.
 
         Returns (loss, hidden). loss (B, m) is the loss of each hidden input, zero where a short row hides fewer
         than m = round(r n). hidden (B, n) bool is the mask. The loss of the batch is loss.sum() / hidden.sum().
@@ -246,18 +245,17 @@ class SMA(nn.Module):
         hidden = self.choose_mask(x, x_hat, real, masking, generator, random_fraction)  # Eq. 2-5: (B, n)
 
         # Eq. 5's outer softmax gives hidden inputs no attention. They are left out here, and so is their cost.
-        # With n the width of the batch, no row hides more than m or shows more than n - m. Without padding each
-        # row shows exactly n - m, and attention needs no mask, so that it takes the fastest kernels.
+        # A shorter row hides at most m inputs and shows at most n - m: both grow with the length.
         m = round(masking.mask_ratio * x.shape[1])
         n_pieces = self.config.decode_pieces
-        places = -(-m // n_pieces) * n_pieces  # m, rounded up to equal pieces: one program for torch.compile
+        places = math.ceil(m / n_pieces) * n_pieces  # m, rounded up to pieces of equal size for `decode`
         hidden_at, hidden_filled = mask_to_indices(hidden, places)  # (B, places)
         visible_at, visible_filled = mask_to_indices(real & ~hidden, x.shape[1] - m)  # (B, u)
-        if valid is None:
+        if valid is None:  # each row shows exactly n - m: attention takes faster kernels without a mask
             visible_filled = None
 
-        H, H_mask = self.encode(gather_rows(x_hat, visible_at), visible_filled)  # (B, l, d)
-        prediction = self.decode(H, H_mask, hidden_at)  # Eq. 6: (B, places, 262 or d_raw)
+        H, H_valid = self.encode(gather_rows(x_hat, visible_at), visible_filled)  # (B, l, d)
+        prediction = self.decode(H, H_valid, hidden_at)  # Eq. 6: (B, places, 262 or d_raw)
         loss = self.loss(prediction, gather_rows(x, hidden_at)) * hidden_filled  # (B, places)
         return loss[:, :m], hidden
 
@@ -289,9 +287,10 @@ class SMA(nn.Module):
         The masking layer's attention of the drawn queries R (B, |R|) alone. No l x n map is ever made.
         x_hat (B, n, embed_dim), valid (B, n) -> (B, h, |R|, n)
 
-        Plain: attention_map(q, split_heads(key(x_hat)), valid). Fast: q . (W_k x + b) = (W_k^T q) . x + q . b,
-        so the few queries are taken to the width of the inputs, instead of all n inputs to keys. q . b is the
-        same for all inputs, so the softmax does not see it.
+        The plain way is attention_map(q, split_heads(key(x_hat)), valid), which makes a key of each of the n
+        inputs. A faster way with the same result: q . (W_k x + b) = (W_k^T q) . x + q . b. So the few queries
+        are multiplied by W_k^T, and meet the inputs themselves. q . b is the same for all inputs, and the
+        softmax does not see it.
         """
         asking = self.latents[R] if self.config.n_latent else gather_rows(x_hat, R)  # (B, |R|, d)
         q = self.first.split_heads(self.first.queries(asking))  # (B, h, |R|, d_k)
@@ -299,36 +298,36 @@ class SMA(nn.Module):
         d_k = q.shape[-1]
         W_k = self.first.key.weight.unflatten(0, (n_head, -1))  # (h, d_k, embed_dim)
         q_x = torch.einsum('bhrd,hde->bhre', q, W_k).flatten(1, 2)  # (B, h |R|, embed_dim)
-        A = attention_map(q_x[:, None], x_hat[:, None], valid, d_k=d_k)  # (B, 1, h |R|, n)
+        A = attention_map(q_x[:, None], x_hat[:, None], valid, d_k=d_k)  # (B, 1, h |R|, n): as if of one head
         return A.view(*q.shape[:3], -1)  # (B, h, |R|, n)
 
-    def encode(self, x_hat: Tensor, key_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def encode(self, x_hat: Tensor, key_valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """
-        The encoder, over the inputs that it is given: x_hat (B, u, embed_dim), key_mask (B, u) bool, False =
+        The encoder, over the inputs that it is given: x_hat (B, u, embed_dim), key_valid (B, u) bool, False =
         padding, or None. Returns H (B, l, d), and which rows of H count: None for a Perceiver, all of whose
         latents do.
         """
         asking = self.latents[None] if self.config.n_latent else x_hat  # (1 or B, l, d)
-        H = asking + self.first.attend(self.first.queries(asking), x_hat, key_mask)
+        H = asking + self.first.attend(self.first.queries(asking), x_hat, key_valid)
         H = self.first.mlp(H)  # (B, l, d)
-        H_mask = None if self.config.n_latent else key_mask
+        H_valid = None if self.config.n_latent else key_valid
         for block in self.blocks:
-            H = block(H, H_mask)
-        return H, H_mask
+            H = block(H, H_valid)
+        return H, H_valid
 
-    def decode(self, H: Tensor, H_mask: Tensor | None, index: Tensor) -> Tensor:
+    def decode(self, H: Tensor, H_valid: Tensor | None, index: Tensor) -> Tensor:
         """
         Eq. 6 at the positions index (B, m) -> predictions (B, m, 262 or d_raw).
 
-        Plain: decoder(layer.queries(P[index]), H). Fast: queries do not depend on the sample, so those of all
-        positions are projected once, not once a sample, and then picked. With decode_pieces > 1 the positions
-        are answered in pieces, and the backward pass computes each piece again, so that the memory is that of
-        one piece.
+        The plain way is decoder(layer.queries(P[index]), H). Queries do not depend on the sample, so here those
+        of all positions are made once, and each sample picks its own. With decode_pieces > 1 the positions are
+        answered in pieces, and the backward pass computes each piece again, so that the memory is that of one
+        piece.
         """
         queries = self.decoder.layer.queries(self.P)  # (seq_len, qk_dim)
 
         def answer(index):
-            return self.decoder(F.embedding(index, queries), H, H_mask)
+            return self.decoder(F.embedding(index, queries), H, H_valid)
         if self.config.decode_pieces == 1:
             return answer(index)
         pieces = index.tensor_split(self.config.decode_pieces, 1)
@@ -342,17 +341,17 @@ class SMA(nn.Module):
 
     def predict(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """The fine-tuning head, nothing hidden: one learned query attends over H. -> (B, n_out)"""
-        H, H_mask = self.encode(self.embed(x), valid)
+        H, H_valid = self.encode(self.embed(x), valid)
         query = self.head.layer.queries(self.head_query)[None]  # (1, 1, qk_dim)
         residual = self.head_query if self.config.head_residual else None
-        return self.head(query, H, H_mask, residual)[:, 0]
+        return self.head(query, H, H_valid, residual)[:, 0]
 
     def features(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """One vector a sample, nothing hidden: the mean of H over its rows. -> (B, d)"""
-        H, H_mask = self.encode(self.embed(x), valid)
-        if H_mask is None:
+        H, H_valid = self.encode(self.embed(x), valid)
+        if H_valid is None:
             return H.mean(1)
-        return (H * H_mask[..., None]).sum(1) / H_mask.sum(1, keepdim=True)
+        return (H * H_valid[..., None]).sum(1) / H_valid.sum(1, keepdim=True)
 
 
 def build(config: dict, **more) -> SMA:
@@ -381,7 +380,7 @@ def mask_to_indices(mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
     mask (B, n) bool with at most `width` True a row -> index (B, width) int64, in increasing order, and
     filled (B, width) bool. Places past a row's last True hold index 0 and filled False.
-    Plain: mask[b].nonzero() for each b. Fast: a running sum and a scatter; no shape depends on the data.
+    The plain way is mask[b].nonzero() for each b. Here no shape depends on the data, so nobody waits for a GPU.
     """
     B, n = mask.shape
     place = torch.where(mask, mask.cumsum(1) - 1, width)  # (B, n); `width` is a spare column, dropped below
@@ -444,7 +443,7 @@ def walk():
     batch_loss = loss.sum() / hidden.sum()
     print_shape('loss', loss, f'cross-entropy; of the whole batch: {batch_loss:.3f} (log 262 = 5.568)')
 
-    print('\nthe attention v, from 0 to 9, and what it hides')
+    print('\nthe attention v, rounded to 0 to 9, and what it hides')
     for text, attention, mask in zip(texts, v, hidden):
         digits = ''.join(f'{9 * a / attention.max():.0f}' for a in attention[:len(text)])
         shown = ''.join('█' if is_hidden else character for character, is_hidden in zip(text, mask))

@@ -9,8 +9,8 @@ Stage 1: masked-reconstruction pre-training, Algorithm 1 of the paper. No labels
     torchrun --nnodes=2 --node_rank=0 --nproc_per_node=8 --master_addr=10.0.0.1 pretrain.py config/NAME.py
                                                                 two machines that share a disk
 
-Written to OUT_DIR: last.pt (the latest step; --resume goes on from it), best.pt (the lowest validation loss on
-random masks, the same masks every time) and log.jsonl.
+Written to OUT_DIR: last.pt (the latest step; --resume goes on from it, and later stages read it), best.pt (the
+lowest validation loss on random masks, the same masks every time) and log.jsonl.
 """
 
 import math
@@ -54,8 +54,8 @@ drop_path = 0.0  # chance that a sample skips a block's attention or MLP
 mask = 'guided'  # the paper's method; its baseline is random; masking.py has more: guided_exact, word, patch
 mask_ratio = 0.5  # r, the share of the inputs hidden
 n_query = 1  # queries drawn for each guided mask, |R|; at most all there are
-mask_anneal = 1.0  # share of the steps in which masks tighten from random to guided; 0 = the paper: at once
-min_random_fraction = 0.25  # where that ends: 0 = only the top of the attention is hidden, 1 = any inputs
+mask_anneal = 1.0  # share of the steps over which masks go from random to guided; 0 = the paper: guided at once
+min_random_fraction = 0.25  # how random masks are at the end: 0 = the top of the attention alone, 1 = random
 # optimiser
 batch_size = 256  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step, for batches that do not fit in memory
@@ -83,7 +83,7 @@ MAY_CHANGE = {'resume', 'init_from', 'out_dir', 'data_dir', 'epochs', 'max_steps
               'dtype', 'compile', 'decode_pieces', 'log_interval', 'eval_interval', 'save_interval'}
 
 
-def main():  # noqa: C901 (the story, told in one piece)
+def main():  # noqa: C901 (long on purpose: it is read from top to bottom)
     # ---- settings
     config = configure(globals())
     checks.check_numbers(config, ('log_interval', 'eval_interval', 'save_interval'))
@@ -109,7 +109,8 @@ def main():  # noqa: C901 (the story, told in one piece)
         fail(f'{config["dataset"]} has no train rows: see split_column, val_file, val_share and their like')
     checks.check_batch(len(train_rows), config, run, len(val_rows))
     masking = Masking.of(config)
-    random_masking = replace(masking, mask='random')  # to compare steps by: guided masks move with the weights
+    # for validation: losses on guided masks cannot be compared from step to step, as the masks change too
+    random_masking = replace(masking, mask='random')
     checks.check_masking(masking, data.lengths(train_rows), data.d_raw)
 
     # ---- model and optimiser
@@ -166,21 +167,20 @@ def main():  # noqa: C901 (the story, told in one piece)
             random_fraction = torch.full((), fraction, device=run.device)
 
         for micro_step in range(accumulation):
-            # x (B, n) int64 or (B, n, d_raw) float32, valid (B, n) bool or None; step_rows: all rows of the
-            # step
+            # x (B, n) int64 or (B, n, d_raw) float32, valid (B, n) bool or None; step_rows: rows of the step
             x, valid, _, step_rows = next(batches)
             # Random numbers (crops, masks, dropout) are seeded by (seed, step, micro-batch): two processes do
             # what one does with accumulation=2, and a resumed run needs no generator's state.
             runtime.seed_all(seed, step, micro_step * run.world + run.rank)
             x = data.inputs(x, scale=(0.2, 1.0))  # images: a random crop, as in the authors' code
             lengths = data.lengths(step_rows)  # (batch_size,) inputs of each row
-            n_hidden = max(np.round(mask_ratio * lengths).sum(), 1)  # of the whole step
-            # in DDP training the gradients are only summed over the processes at the last micro-step
+            n_hidden_of_step = max(np.round(mask_ratio * lengths).sum(), 1)
+            # DDP averages the gradients over the processes: once a step, at its last micro-batch
             with runtime.no_sync(model, run, last=micro_step == accumulation - 1):
                 # mask, encode, decode, loss: SMA.forward
                 with run.autocast():
                     loss, hidden = model(x, valid, masking, random_fraction=random_fraction)  # (B, m), (B, n)
-                    loss = loss.sum() / n_hidden  # a mean over the hidden inputs of the whole step
+                    loss = loss.sum() / n_hidden_of_step  # together a mean over all hidden inputs
                 scaler.scale(loss * run.world).backward()  # times world, as DDP averages over processes
             interval.add(loss, hidden, valid, lengths.sum() // accumulation, len(lengths) // accumulation)
 
@@ -205,7 +205,7 @@ def main():  # noqa: C901 (the story, told in one piece)
             random_loss = masked_loss(raw_model, data, val_rows, random_masking, batch_size, run)
             values['val_loss_random'] = random_loss
             values['val_loss'] = random_loss
-            if mask != 'random':
+            if mask != 'random':  # as guided as they can be: without random_fraction
                 values['val_loss'] = masked_loss(raw_model, data, val_rows, masking, batch_size, run)
         if values:
             out.log(step=step, **values)
@@ -341,7 +341,7 @@ class Interval:
 
     def report(self, step, rate, grad_norm):
         """
-        The values of a line of the log. All but the loss are of rank 0's samples.
+        The values of a line of the log. Those of the masks, below, are of rank 0's samples.
 
         mask_entropy   how evenly the inputs take turns at being hidden: the entropy of how often each is
                        hidden, over that of equal shares. 1 = all alike, near 0 = always the same few.

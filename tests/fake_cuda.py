@@ -3,7 +3,7 @@ The stages as they would run on a GPU, on a machine that has none: see fake_gpu.
 
     python tests/fake_cuda.py                       every case, in some minutes; status 1 if one fails
     python tests/fake_cuda.py protein               those with this in their name
-    python tests/fake_cuda.py protein --parts       and what takes the memory, and which kernels attention takes
+    python tests/fake_cuda.py protein --parts       and what takes the memory, and which kernels run most
 
 A case is one of the paper's configs with all of its sizes, on random rows in the place of its data set.
 """
@@ -279,6 +279,8 @@ def main():
 def print_parts(gpu):
     for what, size in gpu.largest(8):
         print(f'    {size / 1e9:7.2f} GB  {what}')
+    for kind, n in gpu.kinds.most_common(12):
+        print(f'    {n:4} x {kind}')
     for call, n in gpu.attention.seen.items():
         print(f'    {n:4} x {call}')
 

@@ -136,6 +136,7 @@ class FakeGPU(TorchDispatchMode):
         self.attention = Attention()
         self.copies = 0
         self.operations = 0
+        self.kinds = Counter()  # of operations, by their names
         self.waits = []  # the lines of the project where the program waits
         self.bytes = 0  # that are taken now
         self.peak = 0
@@ -209,6 +210,7 @@ class FakeGPU(TorchDispatchMode):
                 is_new = self.note_storage(t, function) or is_new
         if is_new or function._schema.is_mutable:
             self.operations += 1
+            self.kinds[str(function)] += 1
 
     def note_storage(self, t, function):
         """Whether the tensor has a storage that was not there before; its bytes are added up."""

@@ -337,6 +337,28 @@ def test_torch_compile_makes_few_programs_for_the_narrowest_widths(monkeypatch):
 
 
 @pytest.mark.parametrize('n_latent', ENCODERS)
+def test_a_step_over_a_table_can_be_a_cuda_graph(n_latent, monkeypatch):
+    """What --compile=reduce-overhead needs: one program, fixed shapes, and no tensor on the CPU."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend=backend))
+    model = make(n_latent, 1, double=False, n_layer=1).to('meta')
+    compiled = wrap(model, SimpleNamespace(world=1, compile='reduce-overhead'))
+    for fraction in (1.0, 0.5, 0.25):
+        x = torch.zeros(B, N, 1, device='meta')
+        compiled(x, None, Masking('guided', 0.5), random_fraction=torch.full((), fraction, device='meta'))
+    assert len(graphs) == 1
+    made = [node.meta.get('example_value') for node in graphs[0].graph.nodes]
+    tensors = [t for t in made if torch.is_tensor(t)]
+    assert len(tensors) > 50 and all(t.device.type == 'meta' for t in tensors)
+    assert all(isinstance(size, int) for t in tensors for size in t.shape)
+
+
+@pytest.mark.parametrize('n_latent', ENCODERS)
 def test_what_attention_is_given_is_dense(n_latent, monkeypatch):
     """No stride is 0, as that of an expanded tensor is, which cuDNN does not take."""
     attention, seen = F.scaled_dot_product_attention, []

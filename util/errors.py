@@ -1,6 +1,7 @@
 """Errors that a user can mend, told in one line; and how every script ends with one."""
 
 import difflib
+import os
 import sys
 
 # what torch's allocators and cuBLAS say when memory runs out
@@ -45,6 +46,9 @@ def run_cli(main):
         main()
     except UserError as error:
         end(error)
+    except BrokenPipeError:  # who reads the output has had enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end
+        raise SystemExit(1) from None
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

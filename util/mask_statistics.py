@@ -164,6 +164,6 @@ def reconstruct(model: SMA, x: Tensor, hidden: Tensor) -> Tensor:
     m = int(hidden[0].sum())  # the same in every sample
     hidden_at, _ = mask_to_indices(hidden, m)
     visible_at, _ = mask_to_indices(~hidden, x.shape[1] - m)
-    H, H_mask = model.encode(gather_rows(model.embed(x), visible_at))
-    prediction = model.decode(H, H_mask, hidden_at).to(x.dtype)  # (B, m, d_raw)
+    H, H_valid = model.encode(gather_rows(model.embed(x), visible_at))
+    prediction = model.decode(H, H_valid, hidden_at).to(x.dtype)  # (B, m, d_raw)
     return x.scatter(1, hidden_at[..., None].expand_as(prediction), prediction)
