@@ -9,8 +9,8 @@ A config file is Python code. All knobs are variables in it, and those given on 
 values already. So it may say `dropout = 0.1 if task == 'esol' else 0.0`.
 
 Knobs that several scripts share are declared once, in one of them. The others name it in one line,
-`SHARED_KNOBS = ('data.py', 'pretrain.py: model')` (all of a file, or what stands under a heading in it), and
-read these knobs from the dict that configure returns.
+`SHARED_KNOBS = ('data.py', 'pretrain.py: model')` (all of a file, or what stands under a line `# ---- model` in
+it), and read these knobs from the dict that configure returns.
 """
 
 import ast
@@ -26,6 +26,7 @@ from util.errors import fail, nearest
 ROOT = Path(__file__).resolve().parent
 TYPES = {'bool': bool, 'int': int, 'float': float, 'str': str}
 LARGEST_INT = 2 ** 63 - 1
+RULE = '# ' + 40 * '-'  # how a line of dashes begins
 NO_VALUE = object()  # stands for what follows a `--lr` that has nothing after it
 
 
@@ -92,6 +93,9 @@ def find_knobs(script) -> tuple[dict, str]:
         knobs.update(shared)
         help_text += shared_help
     own, own_help = read_knobs(source)
+    for name in own:
+        if name in knobs:
+            fail(f'{script} declares {name}, which {" or ".join(shared_places(tree))} declares too')
     knobs.update(own)
     return knobs, help_text + own_help
 
@@ -106,10 +110,13 @@ def shared_places(tree):
 
 def read_knobs(source, only_heading=''):
     """
-    The knobs that the source itself declares, and their lines of help. A comment line right above a knob is a
-    heading, for that knob and those after it. only_heading: what the heading of the wanted knobs starts with.
+    The knobs that the source itself declares, and their lines of help. A line `# ---- heading` right above a
+    knob is a heading, for it and those after it. only_heading: what that of the wanted knobs starts with.
+
+    Between the first two rules (lines of dashes) a lower-case name with any other value is a mistake.
     """
     lines = source.split('\n')
+    rules = [i for i, line in enumerate(lines, 1) if line.startswith(RULE)]
     knobs = {}
     help_text = ''
     heading = ''
@@ -117,16 +124,23 @@ def read_knobs(source, only_heading=''):
         name, annotation = declared_name(node)
         if name is None:
             continue
-        default = ast.literal_eval(node.value)
-        types = types_of(default, annotation)
+        types = None
+        if is_literal(node.value):
+            default = ast.literal_eval(node.value)
+            types = types_of(default, annotation)
+        if types is None and len(rules) > 1 and rules[0] < node.lineno < rules[1]:
+            fail(f'{lines[node.lineno - 1]!r} is no knob: its value must be a number, a text, True, False, '
+                 'None or a tuple of these, written out. A constant has a name like NAME.')
         if types is None:
             continue
         line_above = lines[node.lineno - 2]
-        is_first = line_above.startswith('#')
+        is_first = line_above.startswith('# ---- ')
         if is_first:
-            heading = line_above.strip('#-= ')
+            heading = line_above.strip('#- ')
         if not heading.startswith(only_heading):
             continue
+        if name in knobs:
+            fail(f'there are two knobs {name}')
         knobs[name] = Knob(default, types)
         if is_first:
             help_text += f'\n{heading}\n'
@@ -148,10 +162,13 @@ def declared_name(node):
         return None, None
     if not isinstance(target, ast.Name) or not target.id.islower() or target.id.startswith('_'):
         return None, None  # constants are upper case, helpers start with _
-    plain = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.USub, ast.Load)  # the nodes of -1 or of ('a', None)
-    if not all(isinstance(part, plain) for part in ast.walk(node.value)):
-        return None, None
     return target.id, annotation
+
+
+def is_literal(value):
+    """Whether an expression is -1, 'a' or (1, 2), with nothing to compute."""
+    plain = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.USub, ast.Load)
+    return all(isinstance(part, plain) for part in ast.walk(value))
 
 
 def types_of(default, annotation):

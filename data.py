@@ -40,7 +40,7 @@ from util.summary import summary
 from util.tables import TABLES
 
 # -----------------------------------------------------------------------------
-# data; None = as in the run that made the checkpoint; without a checkpoint, the default that is named here
+# ---- data; None = as in the run that made the checkpoint; without a checkpoint, the default that is named here
 dataset: str | None = None  # a name that `python data.py` lists, a file of yours, or a folder of images
 data_dir = 'datasets'  # prepared data sets are kept here
 input_column: str | None = None  # tables: a text column, or numbers 'a,b,c'; None = all but the label. npz: 'X'

@@ -39,7 +39,7 @@ from util.splits import SPLITS
 SHARED_KNOBS = ('data.py', 'util/runtime.py')  # dataset, label_column, ..; device, dtype
 
 # -----------------------------------------------------------------------------
-# what to do
+# ---- what to do
 ckpt = ''  # a checkpoint of pretrain.py or finetune.py, a folder with last.pt, or hf:OWNER/NAME
 split = 'test'  # rows to score: train, val, test or all
 predict: str | None = None  # a file, or a folder of images: write a fine-tuned model's prediction for each row
@@ -47,11 +47,11 @@ embed: str | None = None  # the same with the vector of each row, and a text fil
 embed_out: str | None = None  # where to, an .npy file; None = FILE.embeddings.npy in the current folder
 probe = False  # score frozen features: nearest neighbours, and a linear map
 show = ''  # masks, overlap, curves or confusion
-# mask; None = as the checkpoint was trained; with `show`, guided if that was random, word or patch
+# ---- mask; None = as the checkpoint was trained; with `show`, guided if that was random, word or patch
 mask: str | None = None  # guided, guided_exact, random, word or patch: see masking.py
 mask_ratio: float | None = None  # r, the share of the inputs hidden
 n_query: int | None = None  # queries drawn for each guided mask, |R|; at most all there are
-# probes and pictures
+# ---- probes and pictures
 n_train: int | None = 10_000  # labelled training rows that the probes learn from; None = all
 target: str | None = None  # binary, multiclass or regression; None = the data set's own, else inferred
 metric: str | None = None  # one of METRICS in util/metrics.py; None = the data set's own, else accuracy or rmse
@@ -59,7 +59,7 @@ positive: str | None = None  # of two classes, the one that F1 describes; None =
 runs = ('out/collider/random', 'out/collider/guided')  # folders with log.jsonl, for curves
 inputs_per_query = 4  # inputs that each query chooses, for overlap
 show_out: str | None = None  # folder for the pictures; None = beside the checkpoint, or the first of runs
-# run
+# ---- run
 batch_size = 256  # samples at a time
 # -----------------------------------------------------------------------------
 

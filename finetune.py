@@ -42,7 +42,7 @@ from util.starts import Start, common_shape, digest_of, drop_starts_of_other_dat
 SHARED_KNOBS = ('data.py', 'util/runtime.py', 'pretrain.py: model')  # the model's: where no checkpoint says
 
 # -----------------------------------------------------------------------------
-# inputs and labels
+# ---- inputs and labels
 task: str | None = None  # which of its data sets a family's config takes, such as config/finetune_glue.py
 augment = False  # images: random crops, 3-Augment, mixup, CutMix, label smoothing; else the centre, as it is
 max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
@@ -51,10 +51,10 @@ target: str | None = None  # binary, multiclass or regression; None = the data s
 metric: str | None = None  # one of METRICS in util/metrics.py; None = the data set's own, else accuracy or rmse
 positive: str | None = None  # of two classes, the one that F1 describes; None = 1 of 0 and 1, else the rarer
 n_train: int | None = None  # labelled rows, another draw for each seed; None = all
-# what to start from
+# ---- what to start from
 init_from = ()  # scratch, checkpoints, hf:OWNER/NAME, folders of runs; () = scratch and out/DATASET's runs
 freeze = False  # train only the head, on the encoder as it is
-# optimiser
+# ---- optimiser
 batch_size = 128  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step
 epochs: int | None = None  # passes over the labelled rows; None = 40, or more, to make 1,200 steps
@@ -64,7 +64,7 @@ min_lr = 0.0  # where the cosine ends
 warmup_steps = 10  # linear warm-up
 weight_decay = 0.01  # of matrices; biases, LayerNorms and embeddings have none
 grad_clip = 1.0  # largest gradient norm; 0 = off
-# run
+# ---- run
 seeds = (0, 1, 2)  # one run each: of new weights, labelled rows, batches and dropout
 compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
 out_dir: str | None = None  # checkpoints and results; None = out/finetune_DATASET, with _frozen
@@ -97,7 +97,7 @@ def main():
     starts = find_starts(config, usual_folder(config))
     check_file_names(starts)
     first = next((start.checkpoint for start in starts if start.checkpoint), None)
-    shape = common_shape(starts, config, run)
+    shape = common_shape(starts, config, defaults_of(__file__))
 
     # data
     if config['dataset'] is None and first is None:
@@ -257,6 +257,8 @@ def sum_of_losses(output: Tensor, y: Tensor, target: str) -> Tensor:
         return F.mse_loss(output[:, 0], y, reduction='sum')
     if target == 'binary':
         return F.binary_cross_entropy_with_logits(output[:, 0], y, reduction='sum')
+    if target != 'multiclass':
+        fail(f'fine-tuning has no loss for the target {target!r}')
     if y.ndim == 2:  # a mixed image has several classes: each output answers yes or no
         return F.binary_cross_entropy_with_logits(output, y, reduction='sum') / output.shape[1]
     return F.cross_entropy(output, y, reduction='sum')

@@ -49,7 +49,7 @@ class Masking:
 # -----------------------------------------------------------------------------
 # the mask of the paper
 
-def guided(A: Tensor, valid: Tensor, k: Tensor) -> Tensor:
+def guided(A: Tensor, valid: Tensor, k: Tensor, generator: Generator | None = None) -> Tensor:
     """Eq. 3-5: hide the top k of the attention, summed over the heads and the drawn queries. -> (B, n) bool"""
     v = A.sum((1, 2))  # (B, n): Eq. 4 sums over the queries, Eq. 5 over the heads
     v = v.masked_fill(~valid, -torch.inf)
@@ -109,7 +109,7 @@ def n_hidden(valid: Tensor, mask_ratio: float) -> Tensor:
 # -----------------------------------------------------------------------------
 # other masks, to compare it with
 
-def guided_exact(A: Tensor, valid: Tensor, k: Tensor) -> Tensor:
+def guided_exact(A: Tensor, valid: Tensor, k: Tensor, generator: Generator | None = None) -> Tensor:
     """
     What Eq. 4 approximates (section 4.1, appendix D): the drawn queries take turns, and each hides its top
     inputs among those that are not hidden yet. With k to hide and q queries, each takes k // q, and the first
@@ -165,8 +165,8 @@ def hide_groups(group: Tensor, valid: Tensor, k: Tensor, generator: Generator | 
     return keep_top_k(order.masked_fill(~valid, -torch.inf), k)
 
 
-# Masks that look at the attention: function (A, valid, k) -> hidden. Masks that do not: (x, valid, k,
-# generator).
+# Masks that look at the attention: function (A, valid, k, generator) -> hidden. Masks that do not:
+# (x, valid, k, generator). Whatever is drawn has to be drawn from the generator.
 GUIDED = {'guided': guided, 'guided_exact': guided_exact}
 BLIND = {'random': hide_random, 'word': hide_words, 'patch': hide_patches}
 
@@ -194,10 +194,10 @@ def hide(masking: Masking, attention: Callable, x: Tensor, valid: Tensor, can_qu
         R = sample_queries(can_query, masking.n_query, generator)  # (B, |R|)
         A = attention(R) * can_query.gather(1, R)[:, None, :, None]  # (B, h, |R|, n), zero if not drawn
         if random_fraction is None:
-            hidden = GUIDED[masking.mask](A, valid, k)
+            hidden = GUIDED[masking.mask](A, valid, k, generator)
         else:
             n_more = ((valid.sum(1) - k) * random_fraction).round().long()  # (B,)
-            top = GUIDED[masking.mask](A, valid, k + n_more)
+            top = GUIDED[masking.mask](A, valid, k + n_more, generator)
             hidden = hide_random(x, top, k, generator)  # k of those in `top`
     no_padding = (hidden <= valid).all()  # hidden implies valid
     right_number = (hidden.sum(1) == k).all()

@@ -36,10 +36,10 @@ from util.runtime import print0
 SHARED_KNOBS = ('data.py', 'util/runtime.py')  # dataset, label_column, ..; device, dtype
 
 # -----------------------------------------------------------------------------
-# inputs
+# ---- inputs
 max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
 norm = 'standard'  # how floats are scaled: standard, quantile (ranks to a Gaussian) or none
-# model (Tables 8-12)
+# ---- model (Tables 8-12)
 embed_dim = 64  # width of the embedded inputs
 seq_len: int | None = None  # most inputs; None = as many as the data has
 n_layer = 3  # the masking layer and n_layer - 1 blocks
@@ -50,13 +50,13 @@ n_latent = 0  # latents of a Perceiver; 0 = a Transformer
 mlp_ratio = 4  # width of an MLP over v_dim
 dropout = 0.0  # of embeddings, attention and MLP
 drop_path = 0.0  # chance that a sample skips a block's attention or MLP
-# mask
+# ---- mask
 mask = 'guided'  # the paper's method; its baseline is random; masking.py has more: guided_exact, word, patch
 mask_ratio = 0.5  # r, the share of the inputs hidden
 n_query = 1  # queries drawn for each guided mask, |R|; at most all there are
 mask_anneal = 1.0  # share of the steps over which masks go from random to guided; 0 = the paper: guided at once
 min_random_fraction = 0.25  # how random masks are at the end: 0 = the top of the attention alone, 1 = random
-# optimiser
+# ---- optimiser
 batch_size = 256  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step, for batches that do not fit in memory
 decode_pieces = 1  # more: the decoder works piece by piece, which is slower and saves memory (images)
@@ -67,7 +67,7 @@ min_lr = 0.0  # where the cosine ends
 warmup_steps = 100  # linear warm-up
 weight_decay = 0.01  # of matrices; biases, LayerNorms and embeddings have none
 grad_clip = 1.0  # largest gradient norm; 0 = off
-# run
+# ---- run
 seed = 0  # of weights, batches and masks
 compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
 out_dir: str | None = None  # None = out/DATASET/MASK
@@ -142,7 +142,7 @@ def main():  # noqa: C901 (long on purpose: it is read from top to bottom)
         if resume:
             runtime.warn(run, f'there is no {last}, so this run starts at step 0')
     if len(val_rows) and run.is_main:
-        loss = constant_loss(data, train_rows, val_rows, run.device)
+        loss = constant_loss(raw_model.loss, data, train_rows, val_rows, run.device)
         print0(run, f'val_loss of a constant prediction: {loss:.4f}. Near it, nothing has been learned.')
     model = runtime.wrap(raw_model, run)  # DDP, torch.compile; raw_model is the one that is saved
 
@@ -239,13 +239,11 @@ def main():  # noqa: C901 (long on purpose: it is read from top to bottom)
 # setting up
 
 def load_initial(config):
-    """The checkpoint that init_from names, or None. Its shape replaces that of the knobs."""
+    """The checkpoint that init_from names, or None. Its shape becomes that of the knobs."""
     if init_from is None:
         return None
     initial = checkpoint.load(init_from, ('model', 'model_args', 'norm', 'config'), config['data_dir'])
-    for name, value in initial_shape(initial).items():
-        if name in config:
-            config[name] = value
+    checkpoint.adopt_shape(config, initial_shape(initial), defaults_of(__file__), init_from)
     return initial
 
 

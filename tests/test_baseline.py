@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from data import open_dataset
+from model import SMA, SMAConfig
 from util import baseline
 from util.baseline import constant_loss
 from util.scaling import fit_norm
@@ -13,6 +14,10 @@ from util.scaling import fit_norm
 def opened(tmp_path, name, **knobs):
     usual = dict(val_share=0.3, test_share=0.1, data_dir=str(tmp_path / 'datasets'))
     return open_dataset(str(tmp_path / name), **{**usual, **knobs})
+
+
+def loss_of(d):
+    return SMA(SMAConfig(d_raw=d.d_raw)).loss
 
 
 @pytest.mark.parametrize('kind', ['standard', 'quantile', 'none'])
@@ -26,9 +31,9 @@ def test_floats_mean_squared_error_about_the_training_mean(tmp_path, monkeypatch
     d.norm = fit_norm(d, train, kind)
     mean = d.batch(train)[0].double().mean(0)
     errors = [(d.batch(np.array([row]))[0].double() - mean).square().mean().item() for row in val]
-    assert constant_loss(d, train, val) == pytest.approx(np.mean(errors), rel=1e-9)
+    assert constant_loss(loss_of(d), d, train, val) == pytest.approx(np.mean(errors), rel=1e-9)
     if kind == 'standard':
-        assert 0.3 < constant_loss(d, train, train) <= 0.8001  # 4 of 5 columns vary, with variance 1
+        assert 0.3 < constant_loss(loss_of(d), d, train, train) <= 0.8001  # 4 of 5 columns vary, with variance 1
 
 
 def test_bytes_cross_entropy_of_the_training_frequencies(tmp_path):
@@ -50,7 +55,7 @@ def test_bytes_cross_entropy_of_the_training_frequencies(tmp_path):
         count[i] += 1
     total = sum(count.values())
     losses = [-np.log(count[i] / total) for i in ids(val)]
-    assert constant_loss(d, train, val) == pytest.approx(np.mean(losses), rel=1e-12)
+    assert constant_loss(loss_of(d), d, train, val) == pytest.approx(np.mean(losses), rel=1e-12)
     assert len(ids(val)) == d.lengths(val).sum()  # with CLS and SEP, without padding
 
 
@@ -59,7 +64,7 @@ def test_a_byte_that_training_lacks_has_a_finite_loss(tmp_path):
     (tmp_path / 'v.txt').write_text('zzzz\n' * 5)
     d = opened(tmp_path, 'a.txt', val_file=str(tmp_path / 'v.txt'))
     d.set_lengths(None)
-    assert 1 < constant_loss(d, d.rows('train'), d.rows('val')) < 10
+    assert 1 < constant_loss(loss_of(d), d, d.rows('train'), d.rows('val')) < 10
 
 
 def test_it_is_what_an_average_of_random_masks_gives(tmp_path):
@@ -76,7 +81,7 @@ def test_it_is_what_an_average_of_random_masks_gives(tmp_path):
     for _ in range(300):
         hidden = torch.rand(error.shape).argsort(1) < 3
         masked.append(error[hidden].mean().item())
-    assert constant_loss(d, train, val) == pytest.approx(np.mean(masked), rel=0.01)
+    assert constant_loss(loss_of(d), d, train, val) == pytest.approx(np.mean(masked), rel=0.01)
 
 
 def test_its_cost_is_bounded(tmp_path, monkeypatch):
@@ -86,10 +91,10 @@ def test_its_cost_is_bounded(tmp_path, monkeypatch):
     seen = []
     batch = d.batch
     monkeypatch.setattr(d, 'batch', lambda rows: seen.extend(rows.tolist()) or batch(rows))
-    first = constant_loss(d, d.rows('train'), d.rows('val'))
+    first = constant_loss(loss_of(d), d, d.rows('train'), d.rows('val'))
     assert len(seen) == 400
     assert set(seen[:200]) <= set(d.rows('train')) and set(seen[200:]) <= set(d.rows('val'))
-    assert constant_loss(d, d.rows('train'), d.rows('val')) == first  # always the same rows
+    assert constant_loss(loss_of(d), d, d.rows('train'), d.rows('val')) == first  # always the same rows
     monkeypatch.setattr(baseline, 'MOST_NUMBERS', 4)
     assert len(baseline.sample(d, d.rows('train'))) == 100
 
@@ -103,4 +108,4 @@ def test_images_mean_squared_error_about_the_mean_image(tmp_path):
     d.norm = fit_norm(d, train, 'standard')
     mean = d.inputs(d.batch(train)[0]).double().mean(0)
     error = (d.inputs(d.batch(val)[0]).double() - mean).square().mean().item()
-    assert constant_loss(d, train, val) == pytest.approx(error, rel=1e-6)
+    assert constant_loss(loss_of(d), d, train, val) == pytest.approx(error, rel=1e-6)

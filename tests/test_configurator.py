@@ -1,6 +1,7 @@
 """The rules of configurator.py, most of them on a small script that is written into tmp_path."""
 import math
 import os
+import re
 import string
 import subprocess
 import sys
@@ -12,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import configurator  # noqa: E402
-from configurator import configure  # noqa: E402
+from configurator import configure, defaults_of, read_knobs  # noqa: E402
 from util.errors import UserError, fail, nearest, run_cli  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 
@@ -31,7 +32,7 @@ note = 'é#é'  # free text
 max_len = None  # bytes kept; None = all
 compile = False  # fuse the model # and more
 
-# which runs
+# ---- which runs ----
 seeds = (0, 1)  # one run each
 masks = ('random', 'guided')  # one run each
 rates = (0.5, 1.5)
@@ -449,3 +450,37 @@ def test_an_annotated_knob_refuses_other_types(tmp_path, option):
     (tmp_path / 's.py').write_text(TYPED)
     with pytest.raises(UserError):
         configure({'__file__': str(tmp_path / 's.py')}, [option])
+
+
+# -----------------------------------------------------------------------------
+# mistakes in a script
+
+RULE = '# ' + 77 * '-'
+
+
+@pytest.mark.parametrize('line', ['share = 1 / 2', 'betas = [0.9, 0.999]', "folder = Path('.')"])
+def test_a_knob_that_cannot_be_read_is_no_silent_constant(tmp_path, line):
+    script = tmp_path / 'script.py'
+    script.write_text(f'from pathlib import Path\n{RULE}\n# ---- run\nlr = 1\n{line}\n{RULE}\nrate = lr / 2\n')
+    with pytest.raises(UserError, match=re.escape(line)):
+        configure({'__file__': str(script)}, [])
+
+
+def test_a_knob_declared_twice(tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text("norm = 'standard'\nnorm = 'layer'\n")
+    with pytest.raises(UserError, match='two knobs norm'):
+        configure({'__file__': str(script)}, [])
+    script.write_text("SHARED_KNOBS = ('data.py',)\ndataset = 'mine'\n")
+    with pytest.raises(UserError, match='declares dataset, which data.py declares too'):
+        configure({'__file__': str(script)}, [])
+
+
+def test_a_comment_above_a_knob_is_no_heading(tmp_path):
+    """Whoever shares what stands under a heading gets all of it."""
+    assert 'dropout' in defaults_of(ROOT / 'finetune.py')
+    text = (ROOT / 'pretrain.py').read_text()
+    changed = text.replace('\nn_layer = 3', '\n# how deep\nn_layer = 3')
+    assert changed != text
+    under_model, _ = read_knobs(changed, 'model')
+    assert {'embed_dim', 'n_layer', 'dropout'} <= under_model.keys()

@@ -133,6 +133,20 @@ def test_texts_of_another_file_are_numbered_as_the_checkpoint_learned_them(run, 
     assert '200 predictions' in run('eval.py', f'--ckpt={path}', '--predict=a.csv', '--device=cpu').stdout
 
 
+def test_a_knob_that_the_weights_overrule_is_refused_and_the_file_tells_the_shape(run, table, tmp_path):
+    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre/a', '--mlp_ratio=3')
+    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre/b')
+    fine = [*FINE, *table, '--label_column=side', '--epochs=1', '--out_dir=ft', '--seeds=0']
+    err = run('finetune.py', *fine, '--init_from=scratch,pre/a', '--mlp_ratio=2', status=2).stderr
+    assert err == 'error: mlp_ratio=2 is given, and the weights of pre/a have mlp_ratio=3: leave it out\n'
+    err = run('finetune.py', *fine, '--init_from=pre/a,pre/b', status=2).stderr
+    assert 'pre/a has mlp_ratio=3, and pre/b has mlp_ratio=4' in err
+    run('finetune.py', *fine, '--init_from=scratch,pre/a')
+    for path in (tmp_path / 'ft').glob('*.pt'):
+        saved = torch.load(path, weights_only=True)
+        assert saved['config']['mlp_ratio'] == saved['model_args']['mlp_ratio'] == 3
+
+
 def test_every_start_must_know_the_columns(run, table, tmp_path):
     run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre/a')
     text = (tmp_path / 't.csv').read_text()

@@ -252,9 +252,9 @@ def test_patch_hides_whole_squares(side, size):
 
 
 @pytest.mark.parametrize('wrong, what', [
-    (lambda A, valid, k: torch.rand(valid.shape) < 0.4, 'a coin toss for each input'),
-    (lambda A, valid, k: keep_top_k(A.sum((1, 2)), k + 1), 'one too many'),
-    (lambda A, valid, k: keep_top_k((~valid).double(), k), 'padding first')])
+    (lambda A, valid, k, generator: torch.rand(valid.shape) < 0.4, 'a coin toss for each input'),
+    (lambda A, valid, k, generator: keep_top_k(A.sum((1, 2)), k + 1), 'one too many'),
+    (lambda A, valid, k, generator: keep_top_k((~valid).double(), k), 'padding first')])
 def test_a_mask_of_another_count_is_caught_with_a_sentence(monkeypatch, wrong, what):
     """What someone's new mask may do; without the check it dies later, as an index out of bounds, or not at all."""
     monkeypatch.setitem(GUIDED, 'new', wrong)
@@ -265,7 +265,7 @@ def test_a_mask_of_another_count_is_caught_with_a_sentence(monkeypatch, wrong, w
 
 def test_scores_below_zero_hide_no_padding(monkeypatch):
     """A ranking may be of any numbers: the least attended inputs are the top of minus the attention."""
-    def least(A, valid, k):
+    def least(A, valid, k, generator):
         return keep_top_k((-1 - A.sum((1, 2))).masked_fill(~valid, -torch.inf), k)
     monkeypatch.setitem(GUIDED, 'least', least)
     model, x = model_and_input(0)

@@ -15,9 +15,9 @@ from reading import fails, sequences
 from samples import sample
 from test_data import opened
 
-from data import open_dataset
+from data import PREPARE_KNOBS, open_dataset
 from util import prepare
-from util.prepare import DATASETS
+from util.prepare import DATASETS, Request
 
 
 def test_a_pipe_is_no_file(tmp_path):
@@ -74,6 +74,22 @@ def test_a_corrected_entry_never_reads_stale_data(mirror, tmp_path, monkeypatch)
         seen.append(opened(tmp_path, 'pfam', val_share=0, test_share=0))
     assert len({d.folder for d in seen[:-1]}) == len(seen) - 1 and seen[-1].folder == seen[0].folder
     assert [sequences(d) for d in seen[4:6]] == [[b'AC'], [b'DE']] and len(seen[3].y) < len(seen[0].y)
+
+
+def test_a_changed_generator_draws_its_rows_anew(tmp_path, monkeypatch):
+    """The function of glyphs only calls util/glyphs.py, and what is changed there counts too."""
+    (tmp_path / 'pen.py').write_text('WIDTH = 1\ndef draw(n):\n    return n * WIDTH\n')
+    (tmp_path / 'rows.py').write_text('from pen import draw\ndef read(paths, meta):\n    return draw(3)\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    import rows
+    row = {**DATASETS['glyphs'], 'read': partial(rows.read)}
+    folders = []
+    for text in ('WIDTH = 1', 'WIDTH = 2'):
+        pen = tmp_path / 'pen.py'
+        pen.write_text(pen.read_text().replace('WIDTH = 1', text))
+        monkeypatch.setitem(DATASETS, 'glyphs', row)
+        folders.append(Request.of({**PREPARE_KNOBS, 'dataset': 'glyphs'}).folder())
+    assert folders[0] != folders[1]
 
 
 def test_the_listing_names_every_data_set(run, tmp_path):

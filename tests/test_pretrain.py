@@ -439,6 +439,8 @@ def test_start_from_another_run(run, table, tmp_path):
     run('pretrain.py', *TINY, *table, '--mask=random', '--max_steps=2')
     done = run('pretrain.py', *TINY, *table, '--max_steps=1', '--lr=1e-9', '--init_from=out', '--out_dir=next')
     assert ' 0 new' in done.stdout
+    err = run('pretrain.py', *TINY, *table, '--mlp_ratio=3', '--init_from=out', '--out_dir=next', status=2).stderr
+    assert err == 'error: mlp_ratio=3 is given, and the weights of out have mlp_ratio=4: leave it out\n'
     a, b = weights(tmp_path / 'out/last.pt'), weights(tmp_path / 'next/last.pt')
     assert all(torch.allclose(a[k], b[k], atol=1e-7) for k in a)
 

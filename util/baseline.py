@@ -10,33 +10,34 @@ MOST_NUMBERS = 2 ** 26  # or less where a row has many numbers
 NUMBERS_AT_ONCE = 2 ** 22
 
 
-def constant_loss(dataset, train_rows, val_rows, device='cpu'):
+def constant_loss(loss_of, dataset, train_rows, val_rows, device='cpu'):
     """
-    The validation loss of predicting the same for every row, the best that the training rows tell:
+    The validation loss of predicting the same for every row:
 
-        floats and images   each input's mean, after scaling by dataset.norm    -> mean squared error
-        bytes               the frequency of each of the 262 ids                -> cross-entropy
+        floats and images   the mean of each input over the training rows, after scaling by dataset.norm
+        bytes               the frequency of each of the 262 ids in the training rows, for every input
 
     The loss is the mean over all inputs (of bytes: over all tokens, CLS and SEP included), so it is what random
     masks give on average. It is computed on a fixed random sample of at most 10,000 rows of each split.
 
-    dataset: with norm and max_len set, as in training; train_rows, val_rows: row numbers, not empty;
-    device: that of the training, which the data set may keep tables on. -> float
+    loss_of: SMA.loss of the model. dataset: with norm and max_len set, as in training. train_rows, val_rows:
+    row numbers, not empty. device: that of the training, which the data set may keep tables on. -> float
     """
     train_rows = sample(dataset, train_rows)
     val_rows = sample(dataset, val_rows)
     if dataset.is_bytes:
         counts = count_ids(dataset, train_rows) + 1  # an id that the sample lacks is rare, not impossible
-        log_share = np.log(counts / counts.sum())
+        logits = torch.from_numpy(np.log(counts / counts.sum()))  # (262,)
+        loss_of_id = loss_of(logits.expand(1, N_IDS, N_IDS), torch.arange(N_IDS)[None])[0].numpy()  # (262,)
         val_counts = count_ids(dataset, val_rows)
-        return float(-(val_counts * log_share).sum() / val_counts.sum())
+        return float((val_counts * loss_of_id).sum() / val_counts.sum())
 
     mean = 0.0  # in the end (n, d_raw)
     for x in scaled_inputs(dataset, train_rows, device):
         mean = mean + x.sum(0) / len(train_rows)
     total = 0.0
     for x in scaled_inputs(dataset, val_rows, device):
-        total += (x - mean).square().mean((1, 2)).sum().item()
+        total += loss_of(mean.expand_as(x), x).mean(1).sum().item()
     return total / len(val_rows)
 
 

@@ -126,6 +126,19 @@ def shape_of(model_args):
     return shape
 
 
+def adopt_shape(config, shape, defaults, path):
+    """
+    Set the knobs of the model to the shape of the weights in `path`. Fails on a knob that was given, so that it
+    is not the default, and differs.
+    """
+    for name, value in shape.items():
+        if name not in config:
+            continue
+        if config[name] not in (None, value, defaults[name]):
+            fail(f'{name}={config[name]} is given, and the weights of {path} have {name}={value}: leave it out')
+        config[name] = value
+
+
 def must_match(old, new, what, defaults=None):
     """
     Fail, naming the first setting that differs, unless the settings `new` are those with which `what` was made,
@@ -313,7 +326,7 @@ def check_task(task, n_out, path):
         n_wanted = n_out
         check_classes(task, n_out, path)
     else:
-        damaged(path, f'the target of its task is {target!r}')
+        damaged(path, f'the target of its task, {target!r}, is not known here')
     if n_out != n_wanted:
         damaged(path, f'its model has {n_out} outputs, its task needs {n_wanted}')
 

@@ -50,7 +50,7 @@ def download(name, address, size, digest, data_dir):
         return found
     by_hand = f'as {target.resolve()}, or let SMA_MIRROR in the environment name a folder that has it'
     if address is None:
-        fail(f'{name} is not for download: put that folder, with train/ and val/ in it, or a link to it, '
+        fail(f'{name} is not for download: put it, or a link to it (images: a folder with train/ and val/), '
              f'{by_hand}')
     try:
         problem = fetch_with_retries(target, address, shown, size, digest)

@@ -13,9 +13,8 @@ def make_optimizer(model, config, device):
     AdamW with betas 0.9 and 0.999 (appendix B). Only the matrices of Linear layers decay: no embedding, P,
     latents, LayerNorm or bias. config: a stage's knobs, of which lr and weight_decay are read.
 
-    To add a knob of the optimiser, declare it in pretrain.py and read it here as config.get(name, default).
-    There is no other place to edit: resuming, fine-tuning and older checkpoints, which lack the knob, take the
-    default.
+    To add a knob of the optimiser, declare it in pretrain.py and in finetune.py, and read it here as
+    config.get(name, default): a run that was made before the knob existed takes the default.
     """
     matrices = []
     others = []
@@ -36,9 +35,8 @@ def lr_at(step, total, config):
     The learning rate of a step: linear warm-up to lr, then a cosine that reaches min_lr after `total` steps.
     config: a stage's knobs, of which lr, min_lr and warmup_steps are read.
 
-    To add a knob of the schedule, declare it in pretrain.py and read it here as config.get(name, default).
-    There is no other place to edit: resuming, fine-tuning and older checkpoints, which lack the knob, take the
-    default.
+    To add a knob of the schedule, declare it in pretrain.py and in finetune.py, and read it here as
+    config.get(name, default): a run that was made before the knob existed takes the default.
     """
     warmup_steps = config['warmup_steps']
     if step < warmup_steps:

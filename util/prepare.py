@@ -115,7 +115,8 @@ class Request:
 
     def source(self):
         """
-        What the folder is made from, as text: the row of DATASETS, or the state of each file.
+        What the folder is made from, as text: the row of DATASETS, or the state of each file. A row that has no
+        files draws its rows by a function, whose code counts too.
 
         A file's size and mtime are not enough: a new release unpacked over the old one may have both, and so
         may two files that were swapped. Its ctime is that of the last change to the content or the name, which
@@ -126,6 +127,8 @@ class Request:
             read = self.row['read']
             source = [self.row['files'], self.row['target'], self.row['metric'], read.keywords,
                       inspect.getsource(read.func)]
+            if not self.row['files']:
+                source.append(code_behind(read.func))
         else:
             source = []
             for path in self.all_files():
@@ -294,6 +297,16 @@ def list_datasets(data_dir):
     for folder in sorted(data_dir.glob(f'*{UNFINISHED}*')):
         size = size_of(folder)
         print(printable(f'unfinished: {folder}, {size:,} bytes: remove it, unless it is being made now'))
+
+
+def code_behind(function):
+    """The texts of the files in which the functions that this one calls are defined."""
+    texts = []
+    for name in function.__code__.co_names:
+        called = function.__globals__.get(name)
+        if inspect.isfunction(called):
+            texts.append(Path(inspect.getsourcefile(called)).read_text(encoding='utf-8'))
+    return texts
 
 
 def source_of(path):

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from util.errors import fail
+
 N_NEIGHBOURS = 20
 
 
@@ -49,9 +51,11 @@ def linear(task: dict, X: Tensor, Y: Tensor, Z: Tensor) -> Tensor:
     elif task['target'] == 'multiclass':
         loss_function = F.cross_entropy
         penalty = 0.5
-    else:
+    elif task['target'] == 'regression':
         loss_function = F.mse_loss
         penalty = 1.0
+    else:
+        fail(f'the probe does not know the target {task["target"]!r}')
     W = torch.zeros(X.shape[1], Y.shape[1], dtype=torch.float64, requires_grad=True)
     b = torch.zeros(1, Y.shape[1], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([W, b], max_iter=500, line_search_fn='strong_wolfe')

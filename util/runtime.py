@@ -18,7 +18,7 @@ from tqdm import tqdm
 from util.errors import fail, printable
 
 # -----------------------------------------------------------------------------
-# device
+# ---- device
 device = 'auto'  # auto = cuda, else mps, else cpu
 dtype = 'auto'  # of autocast: auto = bfloat16 (else float16) on cuda, float32 elsewhere
 

@@ -55,24 +55,25 @@ def load_start(path, data_dir):
     return saved
 
 
-def common_shape(starts: list[Start], config: dict, run) -> dict:
+def common_shape(starts: list[Start], config: dict, defaults: dict) -> dict:
     """
     The shape of all checkpoints, {} if there is none. Fails if they differ: the rows of the table shall differ
-    in their weights alone. Prints which knobs the shape overrules.
+    in their weights alone. The knobs of the model in config are set to it; defaults: those of all knobs.
     """
     shape = {}
+    first = None
     for start in starts:
-        if start.checkpoint:
-            own_shape = checkpoint.shape_of(start.checkpoint['model_args'])
-            if not shape:
-                shape = own_shape
-            checkpoint.must_match(own_shape, shape, start.name)
-    overruled = []
-    for name, value in shape.items():
-        if config.get(name) not in (None, value):
-            overruled.append(f'{name} {value} (not {config[name]})')
-    if overruled:
-        runtime.print0(run, f'the model has the shape of the checkpoint: {", ".join(overruled)}')
+        if not start.checkpoint:
+            continue
+        own_shape = checkpoint.shape_of(start.checkpoint['model_args'])
+        if first is None:
+            shape = own_shape
+            first = start.name
+        for name, value in own_shape.items():
+            if value != shape[name]:
+                fail(f'{first} has {name}={shape[name]}, and {start.name} has {name}={value}: models in one '
+                     'table have one shape')
+    checkpoint.adopt_shape(config, shape, defaults, first)
     return shape
 
 

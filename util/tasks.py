@@ -22,6 +22,8 @@ from util.metrics import METRICS, predicted_classes
 from util.readers import label_advice
 from util.splits import SPLITS
 
+# Another one needs a branch wherever these words stand: here, and in finetune.py, eval.py, util/probes.py,
+# util/checkpoint.py and METRICS.
 TARGETS = ('binary', 'multiclass', 'regression')
 MOST_NUMBER_CLASSES = 20  # a file's labels with more distinct numbers than that are taken for a regression
 USUAL_NAMES = ('0', '1'), ('-1', '1'), ('false', 'true')  # negative, positive: as in scikit-learn
