@@ -255,13 +255,6 @@ def test_what_a_checkpoint_knows_need_not_be_said_again(run, table, tmp_path):
     assert results(tmp_path / 'c') == results(tmp_path / 'a')[1:]
 
 
-def test_the_shape_is_the_checkpoints_and_what_differs_is_said(run, table):
-    run('pretrain.py', *PRE, *table, '--label_column=side', '--out_dir=pre/guided')
-    out = run('finetune.py', *FINE, *table, '--label_column=side', '--epochs=1', '--init_from=pre/guided',
-              '--out_dir=ft', '--n_layer=5').stdout
-    assert 'the shape of the checkpoint: n_layer 2 (not 5)' in out
-
-
 def test_each_shape_knob_of_pretrain_is_one_of_finetune():
     """Else scratch and checkpoint could differ, or a knob be ignored."""
     from conftest import ROOT
