@@ -93,6 +93,8 @@ def main():
         fail('say which checkpoint: --ckpt=out/...')
     saved = checkpoint.load(ckpt, ('model', 'model_args', 'config', 'norm'), config['data_dir'])
     check_action(config, saved)
+    if saved.get('task') and positive is not None and not probe:
+        saved['task'] = tasks.with_positive(saved['task'], positive)
     ev = open_evaluation(config, saved)
 
     if predict:
@@ -469,8 +471,6 @@ def check_action(config, saved):
     """Fails on an action that this checkpoint is not for."""
     is_fine_tuned = bool(saved['model_args'].get('n_out'))
     task = saved.get('task')
-    if task and positive is not None and not probe:
-        saved['task'] = tasks.with_positive(task, positive)
     if is_fine_tuned and not (task or embed or probe):
         fail(f'{ckpt} is a fine-tuned model that does not name its labels: embed or probe it')
     if task and (show in ('masks', 'overlap') or given_mask_knobs(config)):

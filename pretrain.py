@@ -90,10 +90,7 @@ def main():  # noqa: C901 (long on purpose: it is read from top to bottom)
     checks.check_shares(config, ('mask_anneal', 'min_random_fraction'))
     run = runtime.set_up(config)
     stop = runtime.Stop()
-    if config['dataset'] is None:
-        config['dataset'] = 'collider'
-    if out_dir is None:
-        config['out_dir'] = f'out/{name_of(config["dataset"])}/{mask}'
+    settle_names(config)
     out = OutputDir(config['out_dir'], 'pretrain.py', run)
     last = out.path / 'last.pt'
 
@@ -120,10 +117,7 @@ def main():  # noqa: C901 (long on purpose: it is read from top to bottom)
     scaler = optim.make_scaler(run)
     skips = optim.Skips(run)
     parts = dict(model=raw_model, optimizer=optimizer, scaler=scaler)  # what is saved and resumed
-    steps_per_epoch = len(train_rows) // batch_size
-    total_steps = max_steps
-    if max_steps is None:
-        total_steps = epochs * steps_per_epoch
+    total_steps = count_steps(len(train_rows))
     warn_of_warmup(total_steps, run)
 
     # ---- start anew, or go on
@@ -141,9 +135,7 @@ def main():  # noqa: C901 (long on purpose: it is read from top to bottom)
         start_anew(raw_model, initial, data, train_rows, run)
         if resume:
             runtime.warn(run, f'there is no {last}, so this run starts at step 0')
-    if len(val_rows) and run.is_main:
-        loss = constant_loss(raw_model.loss, data, train_rows, val_rows, run.device)
-        print0(run, f'val_loss of a constant prediction: {loss:.4f}. Near it, nothing has been learned.')
+    print_constant_loss(raw_model, data, train_rows, val_rows, run)
     model = runtime.wrap(raw_model, run)  # DDP, torch.compile; raw_model is the one that is saved
 
     n_parameters = sum(p.numel() for p in raw_model.parameters())
@@ -238,6 +230,21 @@ def main():  # noqa: C901 (long on purpose: it is read from top to bottom)
 # -----------------------------------------------------------------------------
 # setting up
 
+def settle_names(config):
+    """The data set and the folder of the output where they are not given."""
+    if config['dataset'] is None:
+        config['dataset'] = 'collider'
+    if config['out_dir'] is None:
+        config['out_dir'] = f'out/{name_of(config["dataset"])}/{mask}'
+
+
+def count_steps(n_rows):
+    """How many steps the run takes over n_rows training rows."""
+    if max_steps is not None:
+        return max_steps
+    return epochs * (n_rows // batch_size)
+
+
 def load_initial(config):
     """The checkpoint that init_from names, or None. Its shape becomes that of the knobs."""
     if init_from is None:
@@ -269,6 +276,13 @@ def warn_of_warmup(total_steps, run):
         share = 'all' if total_steps <= warmup_steps else 'most'
         runtime.warn(run, f'only {total_steps} steps, {share} of them warm-up (warmup_steps={warmup_steps}). '
                           'Raise --max_steps or lower --warmup_steps.')
+
+
+def print_constant_loss(raw_model, data, train_rows, val_rows, run):
+    """What the validation losses are to be compared with."""
+    if len(val_rows) and run.is_main:
+        loss = constant_loss(raw_model.loss, data, train_rows, val_rows, run.device)
+        print0(run, f'val_loss of a constant prediction: {loss:.4f}. Near it, nothing has been learned.')
 
 
 def start_anew(raw_model, initial, data, train_rows, run):
