@@ -37,6 +37,9 @@ KINDS = {  # name: (options of python, script, options of the script, the folder
     'preparing': ([], 'data.py', ['big.csv', '--label_column=y'], 'datasets')}
 
 
+AVERAGES = ('loss', 'mask_entropy', 'hidden_least', 'hidden_most', 'masked', 'padding', 'tokens_per_s')
+
+
 def run_cli(kind, folder, resume=False):
     """Starts a run of this kind in the folder. Its output goes to said.txt."""
     options, script, knobs, out = KINDS[kind]
@@ -57,15 +60,18 @@ def kill(process):
 
 
 def made(kind, folder):
-    """What a run has written, without times: {file name: content}. A temporary file is 'left behind'."""
+    """
+    What a run has written: {file name: content}. A temporary file is 'left behind'. Of the log without times, and
+    without averages since the last line: after --resume the first line averages since the save.
+    """
     out, found = folder / KINDS[kind][3], {}
     for path in sorted(out.rglob('*')):
-        if path.suffix == '.pt' and path.name != 'previous.pt':
+        if path.suffix == '.pt':
             checkpoint = torch.load(path, weights_only=True)
             found[path.name] = {k: v.tolist() for k, v in checkpoint['model'].items()}, checkpoint['step']
         elif path.suffix == '.jsonl':
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found[path.name] = [{k: v for k, v in line.items() if k != 'tokens_per_s'} for line in lines]
+            found[path.name] = [{k: v for k, v in line.items() if k not in AVERAGES} for line in lines]
         elif path.suffix == '.bin':
             found[path.name] = path.read_bytes()
         elif path.is_file() and path.suffix not in ('.md', '.json', '') and path.name != '.lock':
