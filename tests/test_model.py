@@ -324,14 +324,17 @@ def count_programs(n_latent, backend, widths, paddings, monkeypatch, **more):
     return counters['stats']['unique_graphs']
 
 
-@pytest.mark.parametrize('n_latent', ENCODERS)
-def test_torch_compile_takes_any_width_for_one_program(n_latent, monkeypatch):
+def test_torch_compile_takes_any_width_for_one_program(monkeypatch):
     """Traced whole, with the mask chosen inside: one program for twenty widths and two models."""
-    assert count_programs(n_latent, 'aot_eager', range(20, 120, 5), [True], monkeypatch) == 1
+    assert count_programs(0, 'aot_eager', range(20, 120, 5), [True], monkeypatch) == 1
 
 
 def test_torch_compile_makes_few_programs_for_the_narrowest_widths(monkeypatch):
-    """With padding and without, where one position is hidden, none, or more: six. PyTorch gives up above eight."""
+    """
+    A Perceiver: one for twenty widths and two models. Without padding too, and where one position is hidden, none, or
+    more: six. PyTorch gives up above eight.
+    """
+    assert count_programs(6, 'eager', range(20, 120, 5), [True], monkeypatch, decode_pieces=2) == 1
     widths = [7, 7, 3, 4, 5, 6, 9, 12, 17, 26, 33, 33, 40, 51, 64, 77, 90, 100, 101, 120]
     assert count_programs(6, 'eager', widths, [True, False], monkeypatch, decode_pieces=3) <= 6
 
@@ -341,7 +344,7 @@ def test_a_step_over_a_table_can_be_a_cuda_graph(n_latent, monkeypatch):
     """What --compile=reduce-overhead needs: one program, fixed shapes, and no tensor on the CPU."""
     graphs = []
 
-    def backend(graph, inputs):
+    def backend(graph, inputs, mode):
         graphs.append(graph)
         return graph.forward
     torch._dynamo.reset()
@@ -375,7 +378,7 @@ def test_decoding_in_pieces_is_decoding_at_once_in_less_memory(n_latent, compile
     anything is kept for the backward pass.
     """
     torch._dynamo.reset()
-    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='eager'))
 
     def step(pieces):
         torch.manual_seed(0)
