@@ -121,6 +121,7 @@ def table(out, n_rows):
     return [line.strip('| ').split(' | ') for line in out.splitlines()[-n_rows - 2:]]
 
 
+@pytest.mark.slow
 def test_bench_runs(run, tmp_path):
     """A row for a config whose data are far away, and one for the user's own file: every column is filled."""
     (tmp_path / 'far.py').write_text("dataset = 'guacamol'\n" + SMALL)

@@ -334,6 +334,7 @@ def make_checkpoint(run, tmp_path, stage):
     return tmp_path / 'out/scratch-lr0.001-seed0.pt'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('third, stage', enumerate(['pre-trained', 'classes', 'numbers']))
 def test_each_entry_of_a_checkpoint_may_be_anything(run, tmp_path, monkeypatch, third, stage):
     """

@@ -84,6 +84,7 @@ def needs(dataset):
     pytest.importorskip(packages.get(dataset, 'torch'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [n for n in PAPER if n != 'higgs_small'] + ['year'])
 def test_each_config_of_the_paper_takes_two_steps_on_its_own_data(run, mirror, monkeypatch, name):
     dataset = settings('pretrain.py', name)['dataset']

@@ -226,6 +226,7 @@ def test_two_starts_of_one_name_are_refused(run, table, tmp_path):
     assert 'would both be saved as a-b-c' in err
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(run, two_processes, table, tmp_path):
     """PyTorch's DDP on two gloo processes ends where one process with two micro-batches ends."""
     options = [*FINE, *table, '--label_column=value', '--target=regression', '--init_from=scratch', '--dropout=0.1',
@@ -374,6 +375,7 @@ def test_validation_looks_at_no_more_rows_than_training(monkeypatch):
     assert finetune.steps_and_interval(1000, 3303)[1] == 7
 
 
+@pytest.mark.slow
 def test_two_processes_resume_with_one_answer(two_processes, table, tmp_path):
     """Rank 0 says which runs are finished. Each rank asking the disk for itself made them wait for ever."""
     options = [*FINE, *table, '--label_column=side', '--init_from=scratch', '--epochs=1', '--out_dir=ft']

@@ -88,6 +88,7 @@ def every(n):
     return [f'--log_interval={n}', f'--eval_interval={n}', f'--save_interval={n}']
 
 
+@pytest.mark.slow
 def test_pretraining_waits_as_often_for_eight_steps_as_for_four(words):
     """Each run has two lines of the log, two validations, and as many saves."""
     four = fake_cuda.run_whole('pretrain.py', [*PRETRAIN, '--max_steps=4', *every(2), '--out_dir=four'])
@@ -97,6 +98,7 @@ def test_pretraining_waits_as_often_for_eight_steps_as_for_four(words):
     assert sum(validations) == 2 * 2 * 2  # two numbers for each of the two masks
 
 
+@pytest.mark.slow
 def test_fine_tuning_waits_as_often_for_eight_steps_as_for_four(words):
     four = fake_cuda.run_whole('finetune.py', [*TUNE, '--max_steps=4', '--eval_interval=2', '--out_dir=four'])
     eight = fake_cuda.run_whole('finetune.py', [*TUNE, '--max_steps=8', '--eval_interval=4', '--out_dir=eight'])

@@ -172,6 +172,7 @@ def test_eq_1_learning_does_not_depend_on_the_order_of_inputs(n_latent, d_raw, m
         torch.testing.assert_close(w1[name], w2[name], rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('d_raw', [0, 1])
 @pytest.mark.parametrize('n_latent', ENCODERS)
 def test_one_batch_can_be_overfitted(n_latent, d_raw):
@@ -188,6 +189,7 @@ def test_one_batch_can_be_overfitted(n_latent, d_raw):
     assert loss.item() < 0.1 * first
 
 
+@pytest.mark.slow
 def test_masks_find_hidden_groups_of_inputs():
     """
     24 inputs in 6 groups of 4, shuffled: a group's values are one normal number plus noise. After training
@@ -324,11 +326,13 @@ def count_programs(n_latent, backend, widths, paddings, monkeypatch, **more):
     return counters['stats']['unique_graphs']
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_any_width_for_one_program(monkeypatch):
     """Traced whole, with the mask chosen inside: one program for twenty widths and two models."""
     assert count_programs(0, 'aot_eager', range(20, 120, 5), [True], monkeypatch) == 1
 
 
+@pytest.mark.slow
 def test_torch_compile_makes_few_programs_for_the_narrowest_widths(monkeypatch):
     """
     A Perceiver: one for twenty widths and two models. Without padding too, and where one position is hidden, none, or

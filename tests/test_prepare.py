@@ -256,6 +256,7 @@ def test_stopped_in_the_middle_it_leaves_nothing_that_passes_for_a_data_set(tmp_
     assert len(opened(tmp_path, tmp_path / 'a.csv').y) == 20_000
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path):
     """The peak of a process that prepares four times the rows: labels and splits grow, the inputs do not."""
     if not os.path.exists('/proc/self/status'):

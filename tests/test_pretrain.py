@@ -252,6 +252,7 @@ def test_a_skipped_step_is_counted(run, table, tmp_path, monkeypatch):
     assert entry['skipped'] == 2 and 0 < entry['loss'] < 9 and 'skipped 2' in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('script', ['pretrain.py', 'finetune.py'])
 def test_two_runs_do_not_share_a_folder(run, table, tmp_path, script):
     own = ['--init_from=scratch', '--target=binary', '--val_share=0.2'] if script == 'finetune.py' else []
@@ -294,6 +295,7 @@ def test_a_folder_that_vanishes_is_made_again(run, table, tmp_path, monkeypatch)
     assert torch.load(tmp_path / 'out/last.pt', weights_only=True)['step'] == 8
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_run(table, tmp_path):
     """Within 30 seconds, with a line, no traceback of ours, and no orphan."""
     process = subprocess.Popen([*TORCHRUN, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000'],
@@ -315,6 +317,7 @@ def test_a_rank_that_is_killed_ends_the_run(table, tmp_path):
             os.kill(pid, 0)
 
 
+@pytest.mark.slow
 def test_ranks_do_not_outlive_torchrun(table, tmp_path):
     process = subprocess.Popen([*TORCHRUN, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000'],
                                cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -333,6 +336,7 @@ def test_ctrl_c_saves_and_leaves(tmp_path, table):
     assert saved['step'] > 0 and not list((tmp_path / 'cut').rglob('*.tmp'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('data', ['table', 'lines'])
 def test_two_processes_are_one(run, two_processes, tmp_path, data, request):
     """PyTorch's DDP on two gloo processes takes the steps that one process takes with two micro-batches."""

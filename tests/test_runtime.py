@@ -206,6 +206,7 @@ finish(run)
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('compile', ['false', 'true'])
 def test_processes_add_up_their_gradients_in_the_last_micro_batch_alone(two_processes, tmp_path, compile):
     """Two gloo processes, three micro-batches each: the sum is that of one process over all six."""
@@ -223,6 +224,7 @@ finish(run)
 '''
 
 
+@pytest.mark.slow
 def test_two_processes_wait_for_hours(two_processes, tmp_path):
     done = two_processes(script(tmp_path / 'timeout.py', TIMEOUT))
     seconds = [float(text) for text in re.findall(r'waits ([\d.]+)', done.stdout)]
@@ -243,6 +245,7 @@ runpy.run_path({script!r}, run_name='__main__')
 '''
 
 
+@pytest.mark.slow
 def test_a_process_without_memory_ends_all(tmp_path):
     """With a line that names what helps, and no traceback of ours."""
     x = np.random.default_rng(0).normal(size=(100, 3))
