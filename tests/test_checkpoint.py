@@ -335,7 +335,7 @@ def make_checkpoint(run, tmp_path, stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('third, stage', enumerate(['pre-trained', 'classes', 'numbers']))
+@pytest.mark.parametrize('third, stage', [(0, 'pre-trained'), (1, 'classes'), (2, 'numbers')])
 def test_each_entry_of_a_checkpoint_may_be_anything(run, tmp_path, monkeypatch, third, stage):
     """
     Left out, of another type or shape, not finite, huge: it ends in one line, or it can be scored. Each stage tries

@@ -99,6 +99,7 @@ def test_each_config_of_the_paper_takes_two_steps_on_its_own_data(run, mirror, m
     assert f'{want:,} parameters' in out and '\nstep 2: loss' in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, task', [(name, task) for name, tasks in TASKS.items() for task in tasks])
 def test_each_fine_tuning_task_runs(run, mirror, monkeypatch, name, task):
     dataset = task or settings('finetune.py', name)['dataset']

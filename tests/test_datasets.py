@@ -168,6 +168,7 @@ def test_scaffold_splits_equal_deepchems_row_by_row(real, tmp_path, monkeypatch,
     assert d.meta['left_out'] == ({'molecules that RDKit cannot read': 11} if name == 'bbbp' else {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, want', [
     ('fluorescence', [21446, 5362, 27217]), ('stability', [53614, 2512, 12851]),
     ('remote_homology', [12312, 736, 718])])

@@ -62,6 +62,7 @@ def test_other_errors_keep_their_traceback():
         run_cli(main)
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_not_utf8_gets_escapes(tmp_path):
     """A model's walk has blocks in it, and a user's own text may have anything."""
     (tmp_path / 'a.txt').write_text('café 𝄞\n' * 40)

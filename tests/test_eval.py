@@ -168,6 +168,7 @@ def test_masks_of_text_when_piped(run, tmp_path, picture_of):
     assert 0.4 * 4 / 5 * 45 / 115 / 2 < red.mean() < 0.4 * 4 / 5 * 45 / 115  # the cells without their letters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options, kind', [
     ([], 'guided'), (['--mask=patch'], 'patch'), (['--mask=random'], 'random')])
 def test_masks_of_images_are_those_asked_for(run, tmp_path, picture_of, monkeypatch, options, kind):

@@ -23,8 +23,21 @@ def in_the_project(monkeypatch):
     monkeypatch.chdir(fake_cuda.ROOT)
 
 
-@pytest.mark.parametrize('config', fake_cuda.PRETRAINING)
+def need_pillow(config):
+    if config == 'imagenet100':
+        pytest.importorskip('PIL', reason='Pillow reads images')
+
+
+QUICK = ('higgs', 'protein', 'imagenet100')  # the other configs are slow tests
+
+
+def with_marks(configs):
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in configs]
+
+
+@pytest.mark.parametrize('config', with_marks(fake_cuda.PRETRAINING))
 def test_pretraining(config, folder):
+    need_pillow(config)
     steps, peak_gb = fake_cuda.run_shallow(fake_cuda.run_pretraining, config, [], folder)
     is_bytes = config in ('chemistry', 'protein', 'text')
     assert steps.waits == []
@@ -50,18 +63,22 @@ def test_every_config_states_its_memory(config):
 SMALL = ['--n_layer=2', '--batch_size=8']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config, options, n_copies', [
     ('higgs', ['--mask=random', '--dtype=float16'], 1),
     ('higgs', ['--mask=guided_exact', '--n_query=4', '--mask_anneal=1', '--dropout=0.1', '--drop_path=0.1'], 1),
     ('protein', ['--mask=word', '--accumulation=2'], 4),
     ('imagenet100', ['--mask=patch', '--decode_pieces=3'], 1)])
 def test_other_steps(config, options, n_copies, folder):
+    need_pillow(config)
     steps = fake_cuda.run_pretraining(config, [*SMALL, *options], folder, 2)
     assert steps.waits == [] and steps.copies == [n_copies]
 
 
+@pytest.mark.slow
 def test_augmentation(folder):
     """Crops, colours, mixup and CutMix draw on the CPU only what they need not wait for."""
+    need_pillow('imagenet100')
     steps = fake_cuda.run_tuning('finetune_imagenet100', [*SMALL, '--augment'], folder, 4)
     assert steps.waits == [] and steps.copies == [2] * 3
 
@@ -107,6 +124,7 @@ def test_fine_tuning_waits_as_often_for_eight_steps_as_for_four(words):
     assert sum(scores) == 3  # two validations and the test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('action, n_waits', [([], 2), (['--probe'], 2), (['--embed=words.csv'], 1)])
 def test_evaluation_waits_as_often_for_many_batches_as_for_one(words, monkeypatch, run, action, n_waits):
     run('pretrain.py', *TINY, '--max_steps=1', '--out_dir=out', '--device=cpu')

@@ -273,6 +273,7 @@ def test_scores_below_zero_hide_no_padding(monkeypatch):
     assert (hidden.sum(1) == n_hidden(padded(16, 20, seed=0), 0.4)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mask', MASKS)
 def test_each_mask_compiles_in_one_piece(mask):
     """No graph break (a break is an error with fullgraph), and the same masks; dynamo's own backend runs PyTorch."""

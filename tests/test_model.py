@@ -375,7 +375,8 @@ def test_what_attention_is_given_is_dense(n_latent, monkeypatch):
     assert len(seen) == 2 * 4 and all(0 not in t.stride() for q, k, v, *_ in seen for t in (q, k, v))
 
 
-@pytest.mark.parametrize('n_latent, compiled', [(0, ''), (6, ''), (6, 'default')])
+@pytest.mark.parametrize('n_latent, compiled', [
+    (0, ''), (6, ''), pytest.param(6, 'default', marks=pytest.mark.slow)])
 def test_decoding_in_pieces_is_decoding_at_once_in_less_memory(n_latent, compiled, monkeypatch):
     """
     Losses and gradients to rounding, of bytes and compiled for any width too; and of the decoder of pixels hardly

@@ -230,6 +230,7 @@ data.open_dataset("a.csv")
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_stopped_in_the_middle_it_leaves_nothing_that_passes_for_a_data_set(tmp_path, number):
     """Ctrl-C and SIGTERM end it at once, and nothing is left; after SIGKILL what is left is listed."""

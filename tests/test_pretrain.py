@@ -89,7 +89,7 @@ def test_a_run_that_is_mostly_warm_up_is_warned_of(run, table, warmup_steps, mes
     assert 'warning: ' + message in out if message else 'warm-up' not in out
 
 
-@pytest.mark.parametrize('n_latent', [0, 4])
+@pytest.mark.parametrize('n_latent', [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_resumed_run_is_bit_identical(run, lines, tmp_path, n_latent):
     """
     Stopped by SIGTERM wherever it was and resumed, over many epochs' ends, with dropout and micro-batches.
@@ -190,6 +190,7 @@ def test_resume_of_a_finished_run_says_that_there_is_nothing_to_do(run, table, t
     assert 'nothing is left to do' in out and 'wrote' not in out and run_files(tmp_path / 'out') == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('signal_sent', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_at_the_start_leaves_an_earlier_run_alone_or_keeps_it(run, table, tmp_path, signal_sent):
     run('pretrain.py', *TINY, *table, '--max_steps=4')
@@ -489,7 +490,7 @@ def test_mistakes_end_in_one_line(run, tmp_path, table):
             named = named[-1:]
         words = [*TINY, '--max_steps=4', *named, *options]
         done = run('pretrain.py', *words, status=2)
-        if i % 8 == 0:
+        if i % 20 == 0:
             done = subprocess.run([sys.executable, str(ROOT / 'pretrain.py'), *words], cwd=tmp_path, text=True,
                                   capture_output=True, timeout=60)
             assert done.returncode == 2
