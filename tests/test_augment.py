@@ -285,6 +285,7 @@ def views(monkeypatch):
 CENTRE = (None, False)  # the view of every row that is scored
 
 
+@pytest.mark.slow
 def test_from_images_to_a_score(run, photos, views, tmp_path):
     """Both stages and eval.py, each with its own views; with augmentation and without."""
     run('pretrain.py', *TINY, *photos, '--max_steps=2', '--n_latent=4', '--mask_ratio=0.75',
@@ -315,6 +316,7 @@ def test_augmentation_needs_classes(run, photos):
     assert 'augment' in done.stderr
 
 
+@pytest.mark.slow
 def test_a_step_on_images_waits_for_nothing_but_its_batch(copies, photos):
     """Crops, colours and mixing need no table, and the scale comes to the device once. Labels come too."""
     assert copies('pretrain.py', *TINY, *photos, '--mask=patch', '--eval_interval=99') == [1] * 4

@@ -209,6 +209,7 @@ def test_weights_come_from_the_hub_once_and_through_a_redirect(hub, tmp_path):
         load('hf:me/none', data_dir=tmp_path / 'd')
 
 
+@pytest.mark.slow
 def test_all_stages_take_their_weights(hub, run, tmp_path):
     rng = np.random.default_rng(0)
     texts = [''.join(rng.choice(list('ABCDEF'), rng.integers(5, 9))) for _ in range(60)]

@@ -168,6 +168,7 @@ class SMAForSSL(torch.nn.Module):
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('wrong', [False, True])
 def test_their_step_has_a_column_when_their_code_is_given(run, tmp_path, monkeypatch, wrong):
     (tmp_path / 'src/transformers/models/sma').mkdir(parents=True)

@@ -194,6 +194,7 @@ CONFIG = dict(dataset='a.csv', val_share=0.1, split_seed=0, header=None, input_c
               max_len=9, mask='random', mask_ratio=1, n_query=2, lr=(0.1, 0.2), from_a_student=[1, None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('change', [
     dict(dataset=5), dict(dataset=['a.csv']), dict(val_share='x'), dict(val_share=math.nan),
     dict(split_seed=-1), dict(split_seed=2 ** 64), dict(header='x'), dict(input_column=[1, 2]),

@@ -154,6 +154,7 @@ def test_real_files(tmp_path, real):
     assert d.x.shape == (42_265, 28, 1) and not np.isnan(d.y).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, file, splits, n', [
     ('esol', 'delaney-processed.csv', 'esol', 1128), ('freesolv', 'SAMPL.csv', 'freesolv', 642),
     ('lipo', 'Lipophilicity.csv', 'lipop', 4200), ('bbbp', 'BBBP.csv', 'bbbp', 2050),

@@ -197,6 +197,7 @@ def test_n_train_draws_labelled_rows_by_seed_and_resume_keeps_finished_runs(run,
     assert 'epochs=1' in run('finetune.py', *options, '--resume', '--epochs=2', status=2).stderr
 
 
+@pytest.mark.slow
 def test_resume_notices_a_start_that_was_trained_anew(run, table, tmp_path):
     """Its score is not taken for the new weights', nor are log and results written twice."""
     pre = [*PRE, *table, '--label_column=side', '--out_dir=pre/guided']

@@ -28,7 +28,7 @@ def need_pillow(config):
         pytest.importorskip('PIL', reason='Pillow reads images')
 
 
-QUICK = ('higgs', 'protein', 'imagenet100')  # the other configs are slow tests
+QUICK = ('higgs', 'protein')  # the other configs are slow tests
 
 
 def with_marks(configs):
@@ -45,6 +45,7 @@ def test_pretraining(config, folder):
     assert not fake_cuda.memory_fault(config, peak_gb)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config, n_copies', [('finetune_higgs', 2), ('finetune_tape', 3)])
 def test_fine_tuning(config, n_copies, folder):
     """`python tests/fake_cuda.py finetune` runs the other configs."""

@@ -122,6 +122,7 @@ def run_and_stop(tmp_path, options, sent=signal.SIGTERM):
     return torch.load(tmp_path / 'cut/last.pt', weights_only=True)
 
 
+@pytest.mark.slow
 def test_the_log_of_a_resumed_run_is_that_of_one_piece(run, table, tmp_path):
     """
     Killed between two lines of the log. The first line after --resume averages over the steps since the save;
@@ -359,6 +360,7 @@ STEPS = pytest.mark.parametrize('data, options, n', [
     ('lines', ['--mask=word', '--accumulation=2'], 4), ('lines', ['--n_latent=4', '--mask_anneal=1'], 2)])
 
 
+@pytest.mark.slow
 @STEPS
 def test_a_step_waits_for_nothing_but_its_batch(copies, request, data, options, n):
     """x, and valid of bytes, are all that comes to the device in a step."""
