@@ -149,6 +149,7 @@ def test_masks_of_a_table(run, table, tmp_path, picture_of):
     picture_of(tmp_path / 'ckpt/masks.png')
 
 
+@pytest.mark.slow
 def test_masks_of_text_when_piped(run, tmp_path, picture_of):
     """As many characters are blocks as the ratio says, and the others are the text's."""
     text = 'the quick brown fox jumps over the lazy dog'

@@ -149,6 +149,7 @@ def test_cells_become_one_number_only_if_they_spell_it(cells):
             assert abs(Fraction(value) - exact) <= abs(exact) / 2 ** 52 + Fraction(1, 10 ** 320)
 
 
+@pytest.mark.slow
 @many
 @hypothesis.given(st.lists(st.one_of(st.text(max_size=12), st.builds(
     '--{}={}'.format, st.sampled_from(['lr', 'seeds', 'dataset', 'epochs', 'input_column', 'mask', 'resume', 'x']),

@@ -173,6 +173,7 @@ def test_two_containers_that_share_a_disk_leave_each_others_work_alone(tmp_path,
     assert len(set(seen)) == 2 and len(os.listdir(tmp_path / 'datasets')) == 1
 
 
+@pytest.mark.slow
 def test_of_two_processes_the_slower_finds_the_folder_done(tmp_path, monkeypatch):
     """A second process prepares the same from beginning to end, as this one is about to rename its folder."""
     (tmp_path / 'a.csv').write_text('a,b\n' + '1.5,2.5\n' * 300)

@@ -152,6 +152,7 @@ def run_files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in ('.pt', '.jsonl')}
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_kept_until_the_new_one_saves_and_after(run, table, tmp_path):
     """To train anew by mistake loses nothing, however often, and whenever it is stopped."""
     table = [*table, '--val_share=0.2']

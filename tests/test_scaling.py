@@ -139,6 +139,7 @@ def test_another_file_is_scaled_as_the_checkpoint_learned(tmp_path, kind):
     assert np.array_equal(alone.split, both.split)
 
 
+@pytest.mark.slow
 def test_a_regression_on_seconds(tmp_path, run):
     """Predicting the mean scores about 34, and so did seconds in float32: 17."""
     seconds(tmp_path)
