@@ -57,7 +57,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>
 python -c 'import torch as t; print("torch", t.__version__, "cuda", t.version.cuda, "cudnn", t.backends.cudnn.version())'
 
 if part 1 420; then
-    limit 90 python -m pytest -q -rs -k cuda tests
+    limit 90 python -m pytest -q -rs -k cuda -m "slow or not slow" tests
     limit 240 python -m pytest -q $tests
     limit 150 python tests/attention.py $attention
 fi
