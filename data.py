@@ -60,6 +60,7 @@ image_size: int | None = None  # images: side in pixels that the model sees; Non
 
 DEFAULTS = {'val_share': 0.02, 'test_share': 0.1, 'split_seed': 0, 'image_size': 192}  # what None means
 PREPARE_KNOBS = {**defaults_of(__file__), **DEFAULTS}
+DEFAULT_DATASET = 'collider'  # of pre-training
 PAD, CLS, SEP = 0, 4, 5  # ids of Perceiver IO: byte b is b + FIRST_BYTE
 TOKENS = 2 ** 16  # a batch that a GPU scores has at least so many
 

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from configurator import configure, defaults_of
-from data import micro_batches, name_of, open_data, settle_knobs
+from data import DEFAULT_DATASET, micro_batches, name_of, open_data, settle_knobs
 from eval import masked_loss
 from masking import Masking
 from model import build
@@ -233,7 +233,7 @@ def main():  # noqa: C901 (long on purpose: it is read from top to bottom)
 def settle_names(config):
     """The data set and the folder of the output where they are not given."""
     if config['dataset'] is None:
-        config['dataset'] = 'collider'
+        config['dataset'] = DEFAULT_DATASET
     if config['out_dir'] is None:
         config['out_dir'] = f'out/{name_of(config["dataset"])}/{mask}'
 

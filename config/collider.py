@@ -1,11 +1,10 @@
 """
-Pre-training on simulated collider events. These are the defaults of pretrain.py, so that the quick start has a
-config to name.
+Pre-training on simulated collider events. These are the defaults of pretrain.py.
 
     python pretrain.py config/collider.py                               guided masks
     python pretrain.py config/collider.py --mask=random                 the baseline
 
 For two CPU cores: about a minute for each command.
-Expected: the table under "Quick start" in README.md, after config/finetune_collider.py.
+Expected: the row "collider" under "No harm by default" in docs/RESULTS.md, after config/finetune_collider.py.
 """
 dataset = 'collider'

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # threads that spin make a busy machine crawl
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # in tests and in the processes that they start: one rounding
 REAL = os.environ.pop('SMA_MIRROR', None)  # a folder of real files; what tests do does not depend on it
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
@@ -78,6 +79,18 @@ def two_processes(tmp_path):
         assert done.returncode == 0, done.stderr
         return done
     return call
+
+
+@pytest.fixture
+def read_picture():
+    """read_picture(path): the pixels (height, width, 3) of a PNG that has more than one colour."""
+    image = pytest.importorskip('matplotlib.image')
+
+    def read(path):
+        pixels = image.imread(path)[..., :3]
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1
+        return pixels
+    return read
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import torch
 from fake_cuda import PRETRAINING, ROOT, data_options, knobs_of
 
 sys.path.insert(0, str(ROOT))
-from configurator import configure  # noqa: E402
 from data import epoch_batches, open_data  # noqa: E402
 from model import build  # noqa: E402
 from util.bench import step_flops  # noqa: E402
@@ -49,8 +48,7 @@ def main():
     for config in PRETRAINING:
         knobs = knobs_of('pretrain.py', config)
         with tempfile.TemporaryDirectory() as folder:
-            options = [f'config/{config}.py', *data_options('pretrain.py', knobs, Path(folder))]
-            knobs = configure({'__file__': ROOT / 'pretrain.py'}, options)
+            knobs = knobs_of('pretrain.py', config, data_options('pretrain.py', knobs, Path(folder)))
             knobs['device'] = 'cpu'
             data, seq_len = open_data(knobs, set_up(knobs))
             model = build({**knobs, 'seq_len': seq_len}, d_raw=data.d_raw)

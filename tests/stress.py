@@ -28,16 +28,14 @@ ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
 TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--warmup_steps=2',
         '--device=cpu', '--dataset=t.csv', '--label_column=y']
-PRE = [*TINY, '--batch_size=8', '--log_interval=50', '--eval_interval=40', '--save_interval=15', '--max_steps=900']
+# a line of the log averages since the line before, or since the save after --resume: so both come together
+PRE = [*TINY, '--batch_size=8', '--log_interval=15', '--eval_interval=40', '--save_interval=15', '--max_steps=900']
 FINE = [*TINY, '--batch_size=16', '--epochs=60', '--init_from=scratch', '--seeds=0,1,2', '--target=binary']
 KINDS = {  # name: (options of python, script, options of the script, the folder where it writes)
     'pre-training': ([], 'pretrain.py', PRE, 'out'),
     'pre-training, two processes': (TORCHRUN, 'pretrain.py', PRE, 'out'),
     'fine-tuning': ([], 'finetune.py', FINE, 'out'),
     'preparing': ([], 'data.py', ['big.csv', '--label_column=y'], 'datasets')}
-
-
-AVERAGES = ('loss', 'mask_entropy', 'hidden_least', 'hidden_most', 'masked', 'padding', 'tokens_per_s')
 
 
 def run_cli(kind, folder, resume=False):
@@ -60,10 +58,7 @@ def kill(process):
 
 
 def made(kind, folder):
-    """
-    What a run has written: {file name: content}. A temporary file is 'left behind'. Of the log without times, and
-    without averages since the last line: after --resume the first line averages since the save.
-    """
+    """What a run has written, without times: {file name: content}. A temporary file is 'left behind'."""
     out, found = folder / KINDS[kind][3], {}
     for path in sorted(out.rglob('*')):
         if path.suffix == '.pt':
@@ -71,7 +66,7 @@ def made(kind, folder):
             found[path.name] = {k: v.tolist() for k, v in checkpoint['model'].items()}, checkpoint['step']
         elif path.suffix == '.jsonl':
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found[path.name] = [{k: v for k, v in line.items() if k not in AVERAGES} for line in lines]
+            found[path.name] = [{k: v for k, v in line.items() if k != 'tokens_per_s'} for line in lines]
         elif path.suffix == '.bin':
             found[path.name] = path.read_bytes()
         elif path.is_file() and path.suffix not in ('.md', '.json', '') and path.name != '.lock':

@@ -336,12 +336,9 @@ def make_checkpoint(run, tmp_path, stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('third, stage', [(0, 'pre-trained'), (1, 'classes'), (2, 'numbers')])
-def test_each_entry_of_a_checkpoint_may_be_anything(run, tmp_path, monkeypatch, third, stage):
-    """
-    Left out, of another type or shape, not finite, huge: it ends in one line, or it can be scored. Each stage tries
-    another third of the edits.
-    """
+@pytest.mark.parametrize('stage', ['pre-trained', 'classes', 'numbers'])
+def test_each_entry_of_a_checkpoint_may_be_anything(run, tmp_path, monkeypatch, stage):
+    """Left out, of another type or shape, not finite, huge: it ends in one line, or it can be scored."""
     good = torch.load(make_checkpoint(run, tmp_path, stage), weights_only=True)
     path = tmp_path / 'bad.pt'
     monkeypatch.setattr(sys, 'argv', ['eval.py', f'--ckpt={path}', '--device=cpu'])
@@ -350,8 +347,8 @@ def test_each_entry_of_a_checkpoint_may_be_anything(run, tmp_path, monkeypatch, 
     check_model = checkpoint.check_model
     refused = 0
     scored = set()  # places of which an edit was not refused: the first of each is scored
-    for i, (place, bad) in enumerate(edited(good)):
-        if i % 3 != third or not is_worth_trying(place):
+    for place, bad in edited(good):
+        if not is_worth_trying(place):
             continue
         is_model = place[0] in ('model', 'model_args')
         monkeypatch.setattr(checkpoint, 'check_model', check_model if is_model else lambda *args: None)
@@ -366,7 +363,7 @@ def test_each_entry_of_a_checkpoint_may_be_anything(run, tmp_path, monkeypatch, 
             refused += 1
         except Exception as error:
             raise AssertionError(f'{place}: {type(error).__name__}: {error}') from error
-    assert refused > 100 and len(scored) > 5
+    assert refused > 300 and len(scored) > 10
 
 
 def test_each_entry_of_an_optimizers_state_may_be_anything():

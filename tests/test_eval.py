@@ -62,18 +62,6 @@ def no_matplotlib(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
 
 
-@pytest.fixture
-def picture_of():
-    """picture_of(path): the pixels (height, width, 3) of a PNG that has more than one colour."""
-    image = pytest.importorskip('matplotlib.image')
-
-    def read(path):
-        pixels = image.imread(path)[..., :3]
-        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1
-        return pixels
-    return read
-
-
 # -----------------------------------------------------------------------------
 # statistics
 
@@ -135,7 +123,7 @@ def test_reconstruction_leaves_visible_inputs_alone():
 # -----------------------------------------------------------------------------
 # --show
 
-def test_masks_of_a_table(run, table, tmp_path, picture_of):
+def test_masks_of_a_table(run, table, tmp_path, read_picture):
     """A model trained with random masks shows the guided ones it would choose; the map is a correlation."""
     out = run('eval.py', '--ckpt=ckpt', '--show=masks', '--split=all').stdout
     assert re.search(r'300 masks, ratio 0.4.* guided +random\n', out) and 'also hidden in another view' in out
@@ -146,11 +134,11 @@ def test_masks_of_a_table(run, table, tmp_path, picture_of):
     assert [r[1 + i] for i, r in enumerate(rows)] == ['.'] * 6
     share = [float(part.split()[1]) for part in re.search('each is hidden: (.*)', out)[1].split(', ')]
     assert np.mean(share) == pytest.approx(2 / 6, abs=0.01)  # round(0.4 * 6) of 6
-    picture_of(tmp_path / 'ckpt/masks.png')
+    read_picture(tmp_path / 'ckpt/masks.png')
 
 
 @pytest.mark.slow
-def test_masks_of_text_when_piped(run, tmp_path, picture_of):
+def test_masks_of_text_when_piped(run, tmp_path, read_picture):
     """As many characters are blocks as the ratio says, and the others are the text's."""
     text = 'the quick brown fox jumps over the lazy dog'
     (tmp_path / 's.txt').write_text('\n'.join([text, 'a short one'] * 30))
@@ -164,7 +152,7 @@ def test_masks_of_text_when_piped(run, tmp_path, picture_of):
         assert sum(marked) == round(0.4 * 45)
         assert all(m or c == r for m, c, r in zip(marked, lines[name], lines['reference']))
     assert 'run of hidden bytes' in out
-    pixels = picture_of(tmp_path / 'ckpt/masks.png')
+    pixels = read_picture(tmp_path / 'ckpt/masks.png')
     red = (pixels[..., 0] > 0.7) & (pixels[..., 1:].max(-1) < 0.3)
     assert 0.4 * 4 / 5 * 45 / 115 / 2 < red.mean() < 0.4 * 4 / 5 * 45 / 115  # the cells without their letters
 
@@ -172,7 +160,7 @@ def test_masks_of_text_when_piped(run, tmp_path, picture_of):
 @pytest.mark.slow
 @pytest.mark.parametrize('options, kind', [
     ([], 'guided'), (['--mask=patch'], 'patch'), (['--mask=random'], 'random')])
-def test_masks_of_images_are_those_asked_for(run, tmp_path, picture_of, monkeypatch, options, kind):
+def test_masks_of_images_are_those_asked_for(run, tmp_path, read_picture, monkeypatch, options, kind):
     """Reference, baselines, two views of the mask asked for, the answer; each at least 2 inches, four rows."""
     rng = np.random.default_rng(0)
     np.savez(tmp_path / 'i.npz', X=rng.random((20, 64, 3)).astype(np.float32))
@@ -184,7 +172,7 @@ def test_masks_of_images_are_those_asked_for(run, tmp_path, picture_of, monkeypa
     out = run('eval.py', '--ckpt=ckpt', '--show=masks', '--split=all', '--show_out=pics', *options).stdout
     assert asked == ['patch', 'random', kind, kind] + ['guided_exact'] * (kind == 'guided')
     assert 'hidden neighbours of a hidden pixel' in out and ('guided_exact' in out) == (kind == 'guided')
-    pixels = picture_of(tmp_path / 'pics/masks.png')
+    pixels = read_picture(tmp_path / 'pics/masks.png')
     assert pixels.shape[1] >= 6 * 200 and pixels.shape[0] >= 4 * 200
     grey = (abs(pixels - 0.6) < 0.01).all(-1)  # hidden pixels: none in the reference and in the answer
     share = [part.mean() for part in np.array_split(grey, 6, axis=1)]
@@ -204,7 +192,7 @@ def test_only_higgs_columns_get_their_names(run, tmp_path, no_matplotlib):
 
 
 @pytest.mark.parametrize('n_latent', [0, 5])
-def test_overlap_counts_choices_made_before(run, tmp_path, picture_of, monkeypatch, n_latent):
+def test_overlap_counts_choices_made_before(run, tmp_path, read_picture, monkeypatch, n_latent):
     numbers(tmp_path, 12, n_latent)
     attention, seen = SMA.attention, []
 
@@ -232,10 +220,10 @@ def test_overlap_counts_choices_made_before(run, tmp_path, picture_of, monkeypat
                     made.add(j)
         assert value == pytest.approx(again / (64 * m * k), abs=1e-3)
     assert any(r[3] > 0.05 for r in rows)
-    picture_of(tmp_path / 'ckpt/overlap.png')
+    read_picture(tmp_path / 'ckpt/overlap.png')
 
 
-def test_curves(run, tmp_path, picture_of):
+def test_curves(run, tmp_path, read_picture):
     for name, losses in (('a', [3.0, 2.0, 1.0]), ('b', [1.0, 1.0, 4.0])):
         (tmp_path / name).mkdir()
         lines = [json.dumps(dict(step=10 * i, loss=v, lr=1.0)) for i, v in enumerate(losses)]
@@ -247,7 +235,7 @@ def test_curves(run, tmp_path, picture_of):
     out = run('eval.py', '--show=curves', '--runs=a,b,ft', '--show_out=pics').stdout
     assert '█▅▁' in out and '3 -> 1  a\n' in out and '▁▁█' in out and '\nlr' not in out
     assert '0.5 -> 0.5  ft: scratch lr 0.1 seed 3' in out
-    pixels = picture_of(tmp_path / 'pics/curves.png')
+    pixels = read_picture(tmp_path / 'pics/curves.png')
     for blue_orange in ((31, 119, 180), (255, 127, 14)):  # curves of some height
         assert (abs(pixels * 255 - blue_orange) < 2).all(-1).any(1).mean() > 0.2
     (tmp_path / 'b/log.jsonl').write_text('{not json}')

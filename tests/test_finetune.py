@@ -290,14 +290,14 @@ def test_mistakes_end_in_one_line(run, table, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_few_rows_are_passed_over_until_1200_steps(run, table, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_few_rows_are_passed_over_until_1200_steps(run, table, tmp_path):
     """One step a pass: 1,200 passes, of which every twelfth is scored; epochs=3 means three."""
-    import finetune
-    monkeypatch.setattr(finetune, 'batch_size', 128)
-    assert finetune.steps_and_interval(240, 60) == (1200, 12)
-    run('finetune.py', *TINY, *table, '--batch_size=128', '--label_column=value', '--init_from=scratch', '--seeds=0',
-        '--out_dir=ft', '--epochs=3')
-    assert [line['step'] for line in results(tmp_path / 'ft', 'log.jsonl')] == [1, 2, 3]
+    fine = [*TINY, *table, '--batch_size=128', '--label_column=value', '--init_from=scratch', '--seeds=0',
+            '--out_dir=ft']
+    for epochs, steps in (([], range(12, 1201, 12)), (['--epochs=3'], (1, 2, 3))):
+        run('finetune.py', *fine, *epochs)
+        assert [line['step'] for line in results(tmp_path / 'ft', 'log.jsonl')] == [*steps]
 
 
 # ---- nothing is lost, nothing is mixed up

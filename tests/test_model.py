@@ -304,7 +304,7 @@ def test_every_weight_learns():
             assert all(p.grad is not None for p in model.parameters())
 
 
-def count_programs(n_latent, backend, widths, paddings, monkeypatch, **more):
+def count_programs(n_latent, backend, widths, paddings, monkeypatch, fraction=None, **more):
     """How many programs torch.compile makes for two models and batches of these widths. No graph may break."""
     from torch._dynamo.utils import counters
     torch._dynamo.reset()
@@ -319,7 +319,7 @@ def count_programs(n_latent, backend, widths, paddings, monkeypatch, **more):
                 if is_padded:
                     valid = torch.arange(n) < torch.randint(max(n - 8, 1), n + 1, (B, 1))
                     n_valid = valid.sum(1).tolist()
-                loss, hidden = compiled(x, valid, Masking('guided', 0.15, 2), random_fraction=torch.tensor(0.5))
+                loss, hidden = compiled(x, valid, Masking('guided', 0.15, 2), random_fraction=fraction)
                 loss.sum().backward()
                 assert hidden.sum(1).tolist() == [round(0.15 * k) for k in n_valid]
     assert not counters['graph_break']
@@ -327,20 +327,22 @@ def count_programs(n_latent, backend, widths, paddings, monkeypatch, **more):
 
 
 @pytest.mark.slow
-def test_torch_compile_takes_any_width_for_one_program(monkeypatch):
+@pytest.mark.parametrize('n_latent', ENCODERS)
+def test_torch_compile_takes_any_width_for_one_program(n_latent, monkeypatch):
     """Traced whole, with the mask chosen inside: one program for twenty widths and two models."""
-    assert count_programs(0, 'aot_eager', range(20, 120, 5), [True], monkeypatch) == 1
+    assert count_programs(n_latent, 'aot_eager', range(20, 120, 5), [True], monkeypatch) == 1
 
 
 @pytest.mark.slow
 def test_torch_compile_makes_few_programs_for_the_narrowest_widths(monkeypatch):
     """
-    A Perceiver: one for twenty widths and two models. Without padding too, and where one position is hidden, none, or
-    more: six. PyTorch gives up above eight.
+    Masks annealed, decoded in pieces: one for twenty widths and two models. Without padding too, and where one position
+    is hidden, none, or more: six. PyTorch gives up above eight.
     """
-    assert count_programs(6, 'eager', range(20, 120, 5), [True], monkeypatch, decode_pieces=2) == 1
+    half = torch.tensor(0.5)
+    assert count_programs(6, 'eager', range(20, 120, 5), [True], monkeypatch, half, decode_pieces=2) == 1
     widths = [7, 7, 3, 4, 5, 6, 9, 12, 17, 26, 33, 33, 40, 51, 64, 77, 90, 100, 101, 120]
-    assert count_programs(6, 'eager', widths, [True, False], monkeypatch, decode_pieces=3) <= 6
+    assert count_programs(6, 'eager', widths, [True, False], monkeypatch, half, decode_pieces=3) <= 6
 
 
 @pytest.mark.parametrize('n_latent', ENCODERS)
@@ -383,7 +385,7 @@ def test_decoding_in_pieces_is_decoding_at_once_in_less_memory(n_latent, compile
     anything is kept for the backward pass.
     """
     torch._dynamo.reset()
-    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='eager'))
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))
 
     def step(pieces):
         torch.manual_seed(0)

@@ -13,18 +13,6 @@ from util import plots
 NORM = {'kind': 'none'}
 
 
-@pytest.fixture
-def read_picture():
-    """read_picture(path): the pixels (height, width, 3) of a PNG that has more than one colour."""
-    image = pytest.importorskip('matplotlib.image')
-
-    def read(path):
-        pixels = image.imread(path)[..., :3]
-        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1
-        return pixels
-    return read
-
-
 def share_of(pixels, colour):
     """The share of the pixels that have this colour, three numbers from 0 to 255."""
     return (abs(pixels * 255 - colour) < 2).all(-1).mean()

@@ -493,7 +493,7 @@ def test_mistakes_end_in_one_line(run, tmp_path, table):
             named = named[-1:]
         words = [*TINY, '--max_steps=4', *named, *options]
         done = run('pretrain.py', *words, status=2)
-        if i % 20 == 0:
+        if i % 8 == 0:
             done = subprocess.run([sys.executable, str(ROOT / 'pretrain.py'), *words], cwd=tmp_path, text=True,
                                   capture_output=True, timeout=60)
             assert done.returncode == 2

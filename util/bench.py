@@ -45,7 +45,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from configurator import ROOT, configure
-from data import micro_batches, open_data
+from data import DEFAULT_DATASET, micro_batches, open_data
 from masking import FIRST_BYTE, Masking
 from model import N_IDS, SMA, all_true, build
 from util.authors import from_theirs
@@ -132,7 +132,7 @@ def pretraining_knobs(files, mask):
         arguments.append(f'--batch_size={batch_size}')
     knobs = configure({'__file__': ROOT / 'pretrain.py'}, arguments)
     if knobs['dataset'] is None:
-        knobs['dataset'] = 'collider'  # that of pretrain.py
+        knobs['dataset'] = DEFAULT_DATASET
     return knobs
 
 
