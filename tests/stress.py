@@ -24,6 +24,9 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from util.prepare import UNFINISHED  # noqa: E402
+
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
 TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--warmup_steps=2',
@@ -58,9 +61,15 @@ def kill(process):
 
 
 def made(kind, folder):
-    """What a run has written, without times: {file name: content}. A temporary file is 'left behind'."""
+    """
+    What a run has written, without times: {file name: content}. A temporary file is 'left behind', but for the folder
+    of a preparation that was killed: nobody can tell it from one that another machine is making, so it stays, and
+    `python data.py` lists it.
+    """
     out, found = folder / KINDS[kind][3], {}
     for path in sorted(out.rglob('*')):
+        if UNFINISHED in str(path.relative_to(out)):
+            continue
         if path.suffix == '.pt':
             checkpoint = torch.load(path, weights_only=True)
             found[path.name] = {k: v.tolist() for k, v in checkpoint['model'].items()}, checkpoint['step']
