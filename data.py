@@ -28,7 +28,7 @@ from masking import FIRST_BYTE
 from util.augment import crop, random_boxes
 from util.checks import check_fits
 from util.errors import fail, printable, run_cli
-from util.files import CHUNK, file_format, split_paths
+from util.files import CHUNK, base_name, file_format, split_paths
 from util.images import image_files, stored_side
 from util.loader import load
 from util.prepare import list_datasets, prepare
@@ -184,7 +184,7 @@ def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs:
 
 def name_of(dataset: str) -> str:
     """'esol' for the data set of that name and for some/esol.csv.gz: what its output is called."""
-    return Path(split_paths(dataset)[0]).name.split('.')[0]
+    return base_name(split_paths(dataset)[0])
 
 
 # -----------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from masking import BLIND, Masking
 from model import SMA, build
 from util import checkpoint, checks, mask_statistics, plots, probes, runtime, tasks
 from util.errors import fail, printable, run_cli
-from util.files import atomic_write
+from util.files import atomic_write, base_name, split_paths
 from util.runtime import print0
 from util.splits import SPLITS
 
@@ -160,6 +160,9 @@ def outputs(function: Callable, model: SMA, width: int, dataset: Dataset, rows: 
     model.train()
     result = runtime.sum_ranks(result, run).cpu()
     is_bad = (~result.isfinite()).any(1).numpy()
+    if is_bad.all():
+        fail(f'the output of the model is not finite for any of {len(rows)} rows: the weights have grown too '
+             'large in training, lower lr')
     if is_bad.any():
         bad_rows = rows[is_bad]
         fail(f'the output of the model is not finite for {len(bad_rows)} of {len(rows)} rows: check the inputs '
@@ -181,7 +184,8 @@ def print_scores(ev: Evaluation):
     task = ev.saved['task']
     p = ev.predictions(ev.rows).numpy()
     for name, value in tasks.scores(task, ev.data.labels(ev.rows), p).items():
-        print0(ev.run, f'{tasks.metric_title(task, name)} on {len(ev.rows):,} {split} rows: {value:.4f}')
+        title = tasks.metric_title(task, name)
+        print0(ev.run, f'{title} on {len(ev.rows):,} {split} rows: {tasks.format_score(value)}')
     warn_if_constant(ev, p)
 
 
@@ -216,7 +220,7 @@ def write_predictions(ev: Evaluation):
     p = ev.predictions(ev.rows).numpy()
     values = tasks.to_predictions(task, p)  # (rows,) numbers, or (rows, classes) probabilities
     names = [tasks.spreadsheet_safe(str(name)) for name in ev.data.row_names(predict)]
-    path = Path(f'{output_stem(predict)}.predictions.csv')
+    path, = output_paths()
     with atomic_write(path, 'w') as f:
         writer = csv.writer(f, lineterminator='\n')
         if task['classes'] is None:
@@ -230,20 +234,30 @@ def write_predictions(ev: Evaluation):
                 label = classes[int(probabilities.argmax())]
                 writer.writerow([name, label, *(tasks.format_number(value) for value in probabilities)])
     print0(ev.run, f'{path}: {len(names):,} predictions')
+    if task['classes'] is not None and classes != [tasks.format_label(label) for label in task['classes']]:
+        print0(ev.run, "names of classes that begin with = + - or @ have an apostrophe before them, so that a "
+                       'spreadsheet does not run them')
     warn_if_constant(ev, p)
 
 
 def write_embeddings(ev: Evaluation):
     """An .npy of one vector a row, and a text file of the rows' numbers or file names."""
-    path = Path(embed_out or f'{output_stem(embed)}.embeddings.npy')
+    path, names_path = output_paths()
     vectors = ev.features(ev.rows).numpy()
     with atomic_write(path) as f:
         np.save(f, vectors)
-    names_path = path.with_suffix('.rows.txt')
     with atomic_write(names_path, 'w') as f:
         f.writelines(f'{name}\n' for name in ev.data.row_names(embed))
     print0(ev.run, f'{path}: {len(vectors):,} vectors of {vectors.shape[1]} float32; {names_path}: which row '
                    'each is of')
+
+
+def output_paths() -> list[Path]:
+    """What predict writes, or what embed writes: the vectors, and the names of the rows."""
+    if predict:
+        return [Path(f'{output_stem(predict)}.predictions.csv')]
+    path = Path(embed_out or f'{output_stem(embed)}.embeddings.npy')
+    return [path, path.with_suffix('.rows.txt')]
 
 
 def output_stem(file: str) -> str:
@@ -251,10 +265,9 @@ def output_stem(file: str) -> str:
     What the output for a file is called, in the current folder: 'new' for new.csv.gz, and 'b-new' for
     b/new.csv, so that files of one name in two folders do not replace each other's output.
     """
-    first_file = file.split(',')[0]
-    parts = [part for part in Path(first_file).parts if part not in ('/', '..', '.')]
-    parts[-1] = parts[-1].split('.')[0] or parts[-1]
-    return '-'.join(parts)
+    first_file = split_paths(file)[0]
+    folders = [part for part in Path(first_file).parts[:-1] if part not in ('/', '..', '.')]
+    return '-'.join([*folders, base_name(first_file)])
 
 
 def print_probes(ev: Evaluation):
@@ -272,7 +285,7 @@ def print_probes(ev: Evaluation):
     train_rows = np.random.default_rng(0).permutation(labelled['train'])[:n_train]
     for name, value in probe_rows(ev.features, ev.data, task, train_rows, ev.rows).items():
         print0(ev.run, f'{name}, {title} on {len(ev.rows):,} {split} rows, '
-                       f'{len(train_rows):,} labels: {value:.4f}')
+                       f'{len(train_rows):,} labels: {tasks.format_score(value)}')
 
 
 def probe_rows(features: Callable, data: Dataset, task: dict, train_rows: np.ndarray, rows: np.ndarray) -> dict:
@@ -463,8 +476,17 @@ def check_settings(config):
         fail('one of predict, embed, probe and show at a time')
     if embed_out and not embed_out.endswith('.npy'):
         fail(f'embed_out={embed_out!r} must end in .npy')
-    if embed_out and embed and Path(embed_out).resolve() == Path(embed).resolve():
-        fail(f'embed_out={embed_out!r} is the file that is to be embedded: give another name')
+    if predict or embed:
+        check_outputs(predict or embed)
+
+
+def check_outputs(file):
+    """Fails if the output would replace a file that is read."""
+    inputs = [Path(path).expanduser().resolve() for path in split_paths(file)]
+    for path in output_paths():
+        if path.resolve() in inputs:
+            fail(f'{path} is read, and would be replaced by the output: rename it, or call eval.py in another '
+                 'folder')
 
 
 def check_action(config, saved):

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configurator import configure, defaults_of
-from data import Dataset, micro_batches, name_of, open_data, settle_knobs
+from data import DEFAULT_DATASET, Dataset, micro_batches, name_of, open_data, settle_knobs
 from eval import outputs
 from model import build
 from util import augment as augmentation
@@ -101,7 +101,7 @@ def main():
 
     # data
     if config['dataset'] is None and first is None:
-        config['dataset'] = 'collider'
+        config['dataset'] = DEFAULT_DATASET
     data, config['seq_len'] = open_data(config, run, first)
     settle_knobs(config, first)
     config['max_len'] = data.max_len
@@ -123,6 +123,11 @@ def main():
     print0(run, f'{task["target"]}, {title}; labelled rows: {counts}; '
                 f'{len(starts) * len(lr) * len(seeds)} runs')
     experiment = Experiment(config, data, task, rows, shape, run, stop, out)
+    for start in starts:
+        data.norm = start.norm
+        start.digest = digest_of(start, data)
+    if resume:
+        copy_runs_that_will_change(experiment, starts)
     table = [f'| pre-training | {title}, test | {title}, validation | labels | lr | seeds |',
              '|---|---|---|---|---|---|',
              baseline_row(experiment)]
@@ -293,7 +298,6 @@ def train_all(experiment: Experiment, start: Start, table: list[str]) -> dict[fl
     out = experiment.out
     metric_name = tasks.metric_title(experiment.task, experiment.task['metric'])
     data.norm = start.norm
-    start.digest = digest_of(start, data)
     runs = {rate: [] for rate in lr}
     for rate in lr:
         for seed in seeds:
@@ -310,9 +314,21 @@ def train_all(experiment: Experiment, start: Start, table: list[str]) -> dict[fl
                     sys.exit(experiment.stop.exit_status)
                 out.save(name, finished)
             print0(run, f'{label_of(start)}, lr {rate:g}, seed {seed}: best validation {metric_name} '
-                        f'{finished["val_score"]:.4f} at step {finished["step"]}')
+                        f'{tasks.format_score(finished["val_score"])} at step {finished["step"]}')
             runs[rate].append(finished)
     return runs
+
+
+def copy_runs_that_will_change(experiment, starts):
+    """Keeps a copy of the folder if one of its runs will be made anew, as its start or the data have changed."""
+    out = experiment.out
+    for start in starts:
+        for rate in lr:
+            for seed in seeds:
+                path = out.path / file_name(start, rate, seed)
+                if path.exists() and checkpoint.load(path).get('start') not in (None, start.digest):
+                    out.copy_earlier_run()
+                    return
 
 
 def finished_run(experiment, start, path):
@@ -368,8 +384,8 @@ def score_test(experiment: Experiment, start: Start, rate: float, checkpoints: l
         all_scores.append(tasks.scores(saved['task'], data.labels(rows), p))
         n_constant += tasks.all_alike(task, p)
     means = {name: float(np.mean([scores[name] for scores in all_scores])) for name in all_scores[0]}
-    text = ', '.join(f'{tasks.metric_title(task, name)} {value:.4f}' for name, value in means.items())
-    print0(run, f'{label_of(start)}, test: {text}')
+    parts = [f'{tasks.metric_title(task, name)} {tasks.format_score(value)}' for name, value in means.items()]
+    print0(run, f'{label_of(start)}, test: {", ".join(parts)}')
 
     metric_name = task['metric']
     test = [scores[metric_name] for scores in all_scores]
@@ -395,7 +411,9 @@ def baseline_row(experiment):
         rows = experiment.rows[split]
         p = tasks.baseline_logits(task, y, len(rows))
         scores[split] = tasks.score(task, data.labels(rows), p)
-    return f'| always {name} | {scores["test"]:.4f} | {scores["val"]:.4f} | {len(y):,} | | |'
+    test = tasks.format_score(scores['test'])
+    val = tasks.format_score(scores['val'])
+    return f'| always {name} | {test} | {val} | {len(y):,} | | |'
 
 
 def label_of(start):
@@ -407,8 +425,9 @@ def label_of(start):
 
 
 def mean_and_std(values):
+    mean = tasks.format_score(np.mean(values))
     std = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f'{np.mean(values):.4f} ± {std:.4f}'
+    return f'{mean} ± {std:.1e}' if 'e' in mean else f'{mean} ± {std:.4f}'
 
 
 def file_name(start, rate, seed):
@@ -421,8 +440,7 @@ def file_name(start, rate, seed):
 
 def usual_folder(config):
     """Where pretrain.py puts the runs of this data set."""
-    name = 'collider' if config['dataset'] is None else name_of(config['dataset'])
-    return f'out/{name}'
+    return f'out/{name_of(config["dataset"] or DEFAULT_DATASET)}'
 
 
 def check_file_names(starts):

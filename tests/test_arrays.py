@@ -39,7 +39,7 @@ def test_numbers_come_in_float64(tmp_path):
     np.save(tmp_path / 'x.npy', x + 2 ** 60)
     assert 'x.npy has whole numbers above 2^53, whose last digits are lost' in read(tmp_path / 'x.npy').notes
     np.save(tmp_path / 'x.npy', np.array([[1.0], [1e39]]))
-    fails('row 1, column 0: NaN or infinite in float32', read, tmp_path / 'x.npy')
+    fails('row 2, column c0: NaN or infinite in float32', read, tmp_path / 'x.npy')
 
 
 def test_missing_numbers(tmp_path):

@@ -168,8 +168,8 @@ def test_names_with_a_comma(tmp_path, monkeypatch):
     np.save('X.npy', np.eye(3))
     np.save('y.npy', np.arange(3))
     assert opened(tmp_path, 'X.npy,y.npy').y.tolist() == [0, 1, 2]
-    assert [data.name_of(name) for name in ('my,data.csv', 'X.npy,y.npy', 'some/esol.csv.gz', 'esol')] == [
-        'my,data', 'X', 'esol', 'esol']
+    assert [data.name_of(name) for name in ('my,data.csv', 'X.npy,y.npy', 'some/esol.csv.gz', 'esol', 'a.2.csv')
+            ] == ['my,data', 'X', 'esol', 'esol', 'a.2']
 
 
 def test_a_home_folder_is_found(tmp_path, monkeypatch):

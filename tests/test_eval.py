@@ -493,7 +493,32 @@ def test_the_file_that_is_embedded_is_not_overwritten(run, tmp_path):
 def test_an_array_that_is_embedded_is_not_overwritten(run, table, tmp_path):
     np.save(tmp_path / 'x.npy', np.zeros((5, 6), np.float32))
     err = run('eval.py', '--ckpt=ckpt', '--embed=x.npy', '--embed_out=x.npy', status=2).stderr
-    assert 'is the file that is to be embedded' in err and np.load(tmp_path / 'x.npy').shape == (5, 6)
+    assert 'x.npy is read, and would be replaced' in err and np.load(tmp_path / 'x.npy').shape == (5, 6)
+
+
+@pytest.mark.parametrize('option, file', [
+    ('--embed=x.npy,y.npy --embed_out=y.npy', 'y.npy'), ('--embed=u.embeddings.npy', None),
+    ('--embed=w.embeddings.npy --embed_out=./w.embeddings.npy', 'w.embeddings.npy'),
+    ('--embed=v.rows.txt --embed_out=v.npy', 'v.rows.txt')])
+def test_no_file_that_is_read_is_replaced(run, table, tmp_path, option, file):
+    for name in ('x.npy', 'u.embeddings.npy', 'w.embeddings.npy'):
+        np.save(tmp_path / name, np.zeros((5, 6), np.float32))
+    np.save(tmp_path / 'y.npy', np.zeros(5))
+    (tmp_path / 'v.rows.txt').write_text('a\nb\n')
+    before = {path: path.read_bytes() for path in tmp_path.glob('*.*')}
+    done = run('eval.py', '--ckpt=ckpt', *option.split(), status=0 if file is None else 2)
+    if file is not None:
+        assert f'{file} is read, and would be replaced' in done.stderr
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_names_of_outputs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'photos.v2').mkdir()
+    named = {name: eval_py.output_stem(name) for name in ('new.2023.csv', 'new.2024.csv.gz', '../b/x.npy,y.npy',
+                                                          'photos.v2', '.')}
+    assert named == {'new.2023.csv': 'new.2023', 'new.2024.csv.gz': 'new.2024', '../b/x.npy,y.npy': 'b-x',
+                     'photos.v2': 'photos.v2', '.': tmp_path.name}
 
 
 def test_files_of_one_name_have_outputs_of_their_own(run, table, tmp_path):

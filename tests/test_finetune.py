@@ -212,7 +212,9 @@ def test_resume_notices_a_start_that_was_trained_anew(run, table, tmp_path):
     assert 'made anew' not in done and log() == first and results(tmp_path / 'ft') == [scratch, tuned]
     assert (tmp_path / 'ft/results.md').read_text().count('none (scratch)') == 1
     run('pretrain.py', *pre, '--seed=1')
+    earlier = run_files(tmp_path / 'ft')
     done = run('finetune.py', *fine, '--resume').stdout
+    assert run_files(tmp_path / 'ft/previous-1') == earlier and done.count('is copied to') == 1
     assert done.count('made anew') == 1 and 'pre/guided or the data have changed' in done
     assert len(log()) == len(first) and log()[:len(first) // 2] == first[:len(first) // 2]  # scratch is kept
     assert results(tmp_path / 'ft')[0] == scratch and results(tmp_path / 'ft')[1] != tuned

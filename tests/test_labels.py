@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from test_data import opened
 
+from data import open_dataset
 from util.labels import Labels
+from util.summary import summary
 
 
 def read(*chunks):
@@ -79,3 +81,10 @@ def test_labels_that_are_not_there(tmp_path):
     for labels, want in (('1.5 NA 2', [1.5, None, 2]), ('de NA fr', ['de', 'NA', 'fr'])):
         (tmp_path / 'a.csv').write_text('x,y\n' + ''.join(f'{i},{v}\n' for i, v in enumerate(labels.split())))
         assert opened(tmp_path, tmp_path / 'a.csv', label_column='y').labels([0, 1, 2]) == want
+
+
+def test_names_of_classes_are_counted_and_not_averaged(tmp_path):
+    lines = ['x,y', *[f'{i * i % 97},{i // 2}h' for i in range(60)], '3,4h']
+    (tmp_path / 'a.csv').write_text('\n'.join(lines) + '\n')
+    d = open_dataset(str(tmp_path / 'a.csv'), label_column='y', data_dir=str(tmp_path / 'datasets'))
+    assert summary(d)[-1] == "labels on 61 rows: 30 classes, the most frequent '4h' 3"

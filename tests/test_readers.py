@@ -74,7 +74,7 @@ def test_arrays_are_bounded(tmp_path, small):
     ('a.json', b'', 'a.json', {}), ('a.json', b'[1]', 'item 1', {}),
     ('a.json', b'[{"a": []}]', "no column 'b'", dict(input_column='b')),
     ('a.npy', np.array([{'a': 1}], object), 'cannot read', {}), ('a.npy', np.arange(3), 'shape (3,)', {}),
-    ('a.npy', np.array([[1.0, 2.0], [np.nan, 1.0]]), 'row 1, column 0', {}),
+    ('a.npy', np.array([[1.0, 2.0], [np.nan, 1.0]]), 'row 2, column c0', {}),
     ('a.npy', np.zeros((5, 0)), 'wanted are numbers', {}),
     ('a.npy', np.zeros((2, 2)), 'label_column', dict(label_column='y')),
     ('a.npz', dict(X=np.array([[{'a': 1}]], object)), 'cannot read', {}),  # nothing is unpickled
@@ -147,3 +147,34 @@ def test_an_ending_may_be_given(tmp_path):
 def test_where_labels_could_be(tmp_path, name, word):
     assert word in label_advice({'source': [str(tmp_path / name)], 'columns': ['u', 'v']})
     assert label_advice({'source': 'guacamol', 'columns': None}) == 'it has none'
+
+
+@pytest.mark.parametrize('name, start, ending', [
+    ('a.csv', gzip.compress(b'a,y\n1,2\n'), '.gz'), ('a.txt', b'\xfd7zXZ\x00', '.xz'), ('a.jsonl', b'PK\x03\x04', None),
+    ('a.fasta', b'PK\x03\x04', '.zip')])
+def test_a_packed_file_of_another_name(tmp_path, name, start, ending):
+    (tmp_path / name).write_bytes(start)
+    fails(f'is packed, as a {ending}' if ending else name, read, tmp_path / name)
+
+
+@pytest.mark.parametrize('name, content', [
+    ('a.csv', b'a,y\r1,2\r3,4\r'), ('a.fasta', b'>a\rMKV\r'), ('a.txt', b'abc\rdef'), ('a.smi', b'CCO\rCC\r')])
+def test_line_ends_of_old_macs_are_told(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    fails('has line ends of another kind', read, tmp_path / name)
+
+
+def test_a_carriage_return_inside_a_line_is_text(tmp_path):
+    (tmp_path / 'a.txt').write_bytes(b'ab\rc\nd\n')
+    assert read(tmp_path / 'a.txt').x == [b'ab\rc', b'd']
+
+
+@pytest.mark.parametrize('name', ['x.xlsx', 'iris.data', 'noext', 'a.csv.zst'])
+def test_an_unknown_ending_is_named_before_its_knobs(tmp_path, name):
+    (tmp_path / name).write_text('a,y\n1,2\n')
+    fails('unknown ending', read, tmp_path / name, label_column='y')
+
+
+def test_a_folder_called_like_a_table(tmp_path):
+    (tmp_path / 'my.parquet').mkdir()
+    fails('is a folder, not a .parquet file: name a file in it', read, tmp_path / 'my.parquet', label_column='y')

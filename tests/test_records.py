@@ -215,3 +215,9 @@ def test_a_small_parquet_takes_little_memory(tmp_path, put):
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     n, megabytes = map(int, done.stdout.split())
     assert n > 100 and megabytes < 600
+
+
+def test_half_an_emoji_is_a_question_mark(tmp_path):
+    (tmp_path / 'a.jsonl').write_text('{"text": "hello \\ud83d", "y": "a\\ud83d"}\n{"text": "b", "y": "c"}\n')
+    table = read(tmp_path / 'a.jsonl', label_column='y')
+    assert table.x == [b'hello ?', b'b'] and table.labels == ['a?', 'c']

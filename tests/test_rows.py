@@ -51,8 +51,21 @@ def test_columns_that_number_the_rows():
     x = np.stack([count, count + 1, shuffled + 892, count - 50, twice, other, count / 2, count * 2, with_nan,
                   swapped,
                   rng.normal(size=100)], 1)
-    assert found(x) == [0, 1, 2, 3]
-    assert found(x, 1000) == [0, 1, 2, 3]
+    # count * 2 (place 7) has gaps, and grows from row to row
+    assert found(x) == [0, 1, 2, 3, 7]
+    assert found(x, 1000) == [0, 1, 2, 3, 7]
+
+
+def test_columns_that_grow_or_fall_from_row_to_row():
+    count = np.arange(100.0)
+    grows = count + count // 20
+    twice = grows.copy()
+    twice[50] = twice[49]
+    back = grows.copy()
+    back[7] = back[5]  # the border of two chunks of 7 rows
+    x = np.stack([grows, -3 * count, twice, back, np.sort(np.random.default_rng(0).normal(size=100))], 1)
+    assert found(x) == [0, 1]
+    assert found(x, 1000) == [0, 1]
 
 
 def test_too_few_rows_and_inputs_of_several_floats_are_not_judged():

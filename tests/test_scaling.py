@@ -153,3 +153,26 @@ def test_a_regression_on_seconds(tmp_path, run):
     predicted = [float(line.split(',')[1]) for line in lines]
     labels = [float(line.split(',')[2]) for line in (tmp_path / 'a.csv').read_text().splitlines()[1:]]
     assert np.sqrt(np.mean(np.subtract(predicted, labels) ** 2)) < 3
+
+
+@pytest.mark.parametrize('unit', [1e-12, 1e-3, 1e6])
+def test_quantiles_do_not_depend_on_the_unit(tmp_path, unit):
+    """Noise of a fixed size once drowned columns of small numbers."""
+    x = np.random.default_rng(0).normal(size=(2000, 2))
+    x[:, 1] = np.round(x[:, 1])  # ties
+    scaled = []
+    for name, values in (('a', x), ('b', x * unit)):
+        np.save(tmp_path / f'{name}.npy', values)
+        d = opened(tmp_path, tmp_path / f'{name}.npy')
+        scaled.append(normalise(np.asarray(d.x), fit_norm(d, np.arange(2000), 'quantile')))
+    np.testing.assert_allclose(scaled[1], scaled[0], atol=2e-3)
+    assert 0.9 < scaled[1][:, 0].std() < 1.1
+
+
+def test_a_constant_input_has_the_middle_of_the_ranks(tmp_path):
+    x = np.random.default_rng(0).normal(size=(500, 2))
+    x[:, 1] = 1e-5
+    np.save(tmp_path / 'x.npy', x)
+    d = opened(tmp_path, tmp_path / 'x.npy')
+    scaled = normalise(np.asarray(d.x), fit_norm(d, d.rows('train'), 'quantile'))
+    assert np.abs(scaled[:, 1]).max() < 0.5

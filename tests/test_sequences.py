@@ -65,6 +65,15 @@ def test_what_is_no_smiles_is_told(tmp_path):
     assert table.notes == "2 lines do not begin with a SMILES: line 10, 'hello' for one"
 
 
+def test_comments_and_numbers_are_no_molecules(tmp_path):
+    table = read_bytes(tmp_path / 'a.smi', b'# my molecules\nCCO\n#CCN\n')
+    assert table.x == [b'CCO'] and table.left_out == {'lines that begin with #': 2}
+    table = read_bytes(tmp_path / 'b.smi', b'1 CCO\n2 CCN\n')
+    assert table.notes == "2 lines do not begin with a SMILES: line 1, '1' for one"
+    table = read_bytes(tmp_path / 'c.smi', b'\nSMILES\nCCO\n')  # a blank line before the header
+    assert table.x == [b'CCO'] and 'is a header and no molecule' in table.notes
+
+
 def test_commas_after_the_smiles_are_part_of_a_name(tmp_path):
     assert read_bytes(tmp_path / 'a.smi', b'CCO ethanol, pure\nCC |$R1,R2$|\n').x == [b'CCO', b'CC']
 

@@ -181,8 +181,10 @@ def test_a_column_that_numbers_the_rows_is_told(tmp_path, name, option):
 
 def test_a_name_tells_a_row_index_of_which_rows_are_missing(tmp_path):
     for name, told in (('Unnamed: 0', True), ('Unnamed: 0.1', True), ('...1', True), ('', True),
-                       ('__index_level_0__', True), ('x', False)):
-        lines = [f'{name},a,y', *[f'{i * 3},{i % 7},{i % 2}' for i in range(40)]]
+                       ('__index_level_0__', True), ('ID', True), ('row_number', True), ('x', False),
+                       ('bid', False)):
+        numbers = np.random.default_rng(0).permutation(40) * 3
+        lines = [f'{name},a,y', *[f'{number},{i % 7},{i % 2}' for i, number in enumerate(numbers)]]
         table = read(write(tmp_path / 'a.csv', lines), label_column='y')
         assert ('has the name of a saved row index' in table.notes) == told
 

@@ -71,7 +71,8 @@ def test_labels_that_cannot_be_learned(tmp_path):
         message = refused('cat ' * 9, target)
         assert "all 6 training labels of a are 'cat': there is nothing to learn" in message
     message = refused('cat dog cat dog cat dog emu emu fox')
-    assert "2 rows have labels outside the classes to learn, 'emu' for one; the classes are cat, dog" in message
+    assert message == ("2 val rows have labels outside the classes to learn, 'emu' (row 7) for one; the classes are "
+                       'cat, dog')
 
 
 def test_what_the_user_asks_for_must_fit(tmp_path):
@@ -110,6 +111,37 @@ def test_text_among_numbers_may_be_meant(tmp_path):
     task, _, note = inferred(tmp_path, '1 2 3 unknown ' * 5)
     assert task['target'] == 'multiclass' and task['classes'] == ['1', '2', '3', 'unknown']
     assert "15 labels are numbers and 5 are text ('unknown' (row 4)): all are taken for classes" in note
+
+
+@pytest.mark.parametrize('first, digits', [('7', '007'), (str(2 ** 53 + 1), str(2 ** 53 + 2))])
+def test_whole_numbers_that_are_kept_as_names_are_no_regression(tmp_path, first, digits):
+    labels = [first, digits, *[str(10 ** 17 + i) for i in range(40)]]
+    for target in (None, 'regression'):
+        message = refusal(tmp_path, labels, target)
+        assert 'are kept as names' in message and 'write them as 1.5e18' in message
+    assert len(inferred(tmp_path, labels, 'multiclass')[0]['classes']) == 42
+
+
+def test_classes_that_differ_in_capitals_are_told(tmp_path):
+    _, _, note = inferred(tmp_path, 'TRUE True no TRUE')
+    assert "the classes 'TRUE' and 'True' differ in capitals alone" in note
+    assert 'capitals' not in inferred(tmp_path, 'TRUE no no TRUE')[2]
+
+
+def test_a_rare_amount_outside_the_training_rows(tmp_path):
+    """Few whole amounts are taken for classes: the error says what to do if they are none."""
+    d = table(tmp_path, '100 200 300 100 200 300 700', splits='train ' * 6 + 'test')
+    with pytest.raises(UserError) as error:
+        infer_task(d, None, None, ('train', 'test'))
+    assert '1 test rows' in str(error.value) and '700 (row 7)' in str(error.value)
+    assert 'pass --target=regression' in str(error.value)
+
+
+@pytest.mark.parametrize('value, text', [
+    (0.76543, '0.7654'), (0.0, '0.0000'), (-0.5, '-0.5000'), (2.345e-12, '2.345e-12'), (1.5e18, '1.500e+18'),
+    (492.25, '492.2500'), (float('nan'), 'nan')])
+def test_scores_show_four_digits_at_any_scale(value, text):
+    assert tasks.format_score(value) == text
 
 
 @pytest.mark.parametrize('word', ['NA', 'n/a', 'NaN', 'null', '?', 'Na'])
@@ -277,7 +309,8 @@ def test_labels_are_written_as_the_file_has_them():
 
 @pytest.mark.parametrize('text, safe', [
     ('=1+1', "'=1+1"), ('=HYPERLINK(x)', "'=HYPERLINK(x)"), ('@SUM(A1)', "'@SUM(A1)"), ('+cmd|x', "'+cmd|x"),
-    ('-cmd', "'-cmd"), (' =1', "' =1"), ('+', '+'), ('-', '-'), ('-1.5', '-1.5'), ('+2e3', '+2e3'), ('', ''),
+    ('-cmd', "'-cmd"), (' =1', "' =1"), ('+', '+'), ('-', '-'), ('+/-', '+/-'), ('-/-', '-/-'), ('-OH', "'-OH"),
+    ('-1.5', '-1.5'), ('+2e3', '+2e3'), ('', ''),
     ('cat', 'cat'), ('a=b', 'a=b')])
 def test_a_spreadsheet_runs_no_cell(text, safe):
     assert tasks.spreadsheet_safe(text) == safe

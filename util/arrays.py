@@ -31,7 +31,7 @@ def read_arrays(path, meta, input_column=None, label_column=None, missing=None):
         bad = first_bad_number(x, missing)
         if bad is not None:
             row, column = bad
-            fail(f'{path}, row {start + row}, column {column}: NaN or infinite in float32; correct it, or '
+            fail(f'{path}, row {start + row + 1}, column c{column}: NaN or infinite in float32; correct it, or '
                  'where numbers are missing pass --missing=mean or --missing=drop')
         if part.dtype.kind in 'iu' and np.abs(x).max() > LARGEST_EXACT:
             is_inexact = True
@@ -45,8 +45,8 @@ def read_arrays(path, meta, input_column=None, label_column=None, missing=None):
     if is_inexact:
         meta['notes'].append(f'{path} has whole numbers above 2^53, whose last digits are lost in float64')
     for column in row_numbers.found():
-        meta['notes'].append(f'warning: column c{column} numbers the rows, which may give the answer away: '
-                             'take it out of the array')
+        meta['notes'].append(f'warning: column c{column} numbers the rows, or grows with them, which may give '
+                             'the answer away: take it out of the array')
 
 
 def open_arrays(path, input_column, label_column):

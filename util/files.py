@@ -59,6 +59,8 @@ CHUNK = 8192  # rows looked at in one piece, which bounds the memory
 
 ARCHIVE_MEMBER = re.compile(r'(.+\.(?:zip|tar|tar\.gz|tgz|tar\.bz2))!(.+)')  # 'a.zip!member'
 OPENERS = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
+# how a packed file begins: its ending
+PACKED = {b'\x1f\x8b': '.gz', b'BZh': '.bz2', b'\xfd7zXZ': '.xz', b'PK\x03\x04': '.zip'}
 UTF8_MARK = b'\xef\xbb\xbf'  # the byte-order mark that Windows writes at the start of a text
 DAMAGED = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 
@@ -107,12 +109,24 @@ def open_lines(path, encoding=None):
     """Yields the lines of open_stream(path), as bytes, or as text in an encoding; without a byte-order mark."""
     with open_stream(path) as file:
         line = file.readline(LONGEST + 1).removeprefix(UTF8_MARK)
+        check_first_line(path, line)
         while line:
             if len(line) > LONGEST:
                 fail(f'{path} has a line of more than {LONGEST:,} bytes (LONGEST in util/files.py): is it '
                      'text?')
             yield line if encoding is None else line.decode(encoding)
             line = file.readline(LONGEST + 1)
+
+
+def check_first_line(path, line):
+    """Fails on a packed file whose name does not say so, and on the line ends of old Macs."""
+    for start, ending in PACKED.items():
+        if line.startswith(start):
+            fail(f'{path} is packed, as a {ending}: give its name this ending. Of a .zip name a member, '
+                 'a.zip!b.csv')
+    is_whole_file = not line.endswith(b'\n')
+    if is_whole_file and b'\r' in line.rstrip(b'\r'):
+        fail(f"{path} has line ends of another kind (\\r): `tr '\\r' '\\n' < FILE > NEW` changes them")
 
 
 def file_format(path):
@@ -122,6 +136,17 @@ def file_format(path):
         if suffix.lower() not in OPENERS:
             return suffix.lower()
     return ''
+
+
+def base_name(path):
+    """'new.2023' for a/new.2023.csv.gz: without the endings of format and compression. Of a folder its name."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return path.resolve().name
+    name = path.name
+    if path.suffix.lower() in OPENERS:
+        name = path.stem
+    return Path(name).stem
 
 
 def in_chunks(items, size=CHUNK, weigh=len):

@@ -46,6 +46,7 @@ def select_columns(table, meta, input_column, label_column, drop_column, split_c
     if not inputs:
         others = some(table.names) or 'nothing'
         fail(f'{table.path} has no inputs beside {others}: name them with --input_column')
+    check_named_once(table, inputs, dropped)
     for place in (label, split):
         if place in inputs:
             fail(f'{table.path}: {table.names[place]!r} is the label or the split, and an input too: take it '
@@ -57,6 +58,16 @@ def select_columns(table, meta, input_column, label_column, drop_column, split_c
     if meta['columns'] is not None:
         names, inputs = in_order(meta['columns'], names, inputs, table.path)
     return Selection(names, inputs, label, split)
+
+
+def check_named_once(table, inputs, dropped):
+    """Fails on a column that input_column names twice, or that drop_column names too."""
+    seen = set(dropped)
+    for place in inputs:
+        if place in seen:
+            fail(f'{table.path}: {table.names[place]!r} is named twice in input_column and drop_column: name '
+                 'it once')
+        seen.add(place)
 
 
 def places_of(table):

@@ -8,6 +8,7 @@ own to save, not before. A run that is stopped or fails before that leaves the f
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 from util import checkpoint
@@ -38,6 +39,16 @@ class OutputDir:
             self.has_earlier_run = True
             print0(self.run, f'{self.path} holds an earlier run. It moves to {free_name(self.path)} when '
                              'this run first saves. To go on with it instead, stop now and add --resume.')
+
+    def copy_earlier_run(self):
+        """Copies all files of a run to a folder of their own: to be called before some of them are replaced."""
+        if not self.run.is_main:
+            return
+        folder = free_name(self.path)
+        folder.mkdir()
+        for file in run_files(self.path):
+            shutil.copy2(file, folder / file.name)
+        print0(self.run, f'what {self.path} holds up to now is copied to {folder}')
 
     def log(self, **values):
         """One JSON object a line in log.jsonl. JSON has no infinity and no NaN: they become null."""

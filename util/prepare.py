@@ -21,7 +21,7 @@ from configurator import ROOT
 from util import storage
 from util.download import download
 from util.errors import fail, nearest, printable
-from util.files import split_paths, sync
+from util.files import base_name, split_paths, sync
 from util.images import image_files
 from util.readers import read_file
 from util.runtime import is_first_local_process
@@ -109,8 +109,7 @@ class Request:
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
         stem = self.name
         if not self.row:
-            stem = Path(split_paths(self.name)[0]).name.split('.')[0]
-            stem = stem[:100]  # names of folders have at most 255 bytes
+            stem = base_name(split_paths(self.name)[0])[:100]  # names of folders have at most 255 bytes
         return self.data_dir / f'{stem}-{digest[:10]}'
 
     def source(self):

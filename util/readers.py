@@ -9,8 +9,9 @@ from util.images import read_images
 from util.sequences import read_fasta, read_lines, read_smiles, windows
 from util.tables import TABLE_KNOBS, TABLES, read_table, some
 
-FASTA = ('.fasta', '.fa', '.faa')
+FASTA = ('.fasta', '.fa', '.faa', '.fna')
 SMILES = ('.smi', '.smiles')
+ENDINGS = (*FASTA, *SMILES, *TABLES, '.txt', '.npy', '.npz')
 KNOWN = ('.txt .smi .fasta .fa .csv .tsv .arff .json .jsonl (also .gz .bz2 .xz), .parquet .npy .npz, and '
          'folders of images')
 
@@ -34,7 +35,14 @@ def read_file(path, meta, ending=None, window=None, **options):
 
 def read_rows(path, meta, ending, options):
     """The chunks by the one reader that fits the ending."""
-    if ending in TABLES and not os.path.isdir(path):
+    if os.path.isdir(path):
+        if ending in TABLES:
+            fail(f'{path} is a folder, not a {ending} file: name a file in it')
+        refuse_knobs(path, options)
+        return read_images(path, meta)
+    if ending not in ENDINGS:
+        fail(f'{path}: unknown ending {ending!r}; known: {KNOWN}')
+    if ending in TABLES:
         return read_table(path, ending, meta, **options)
     if ending == '.npz':
         refuse_knobs(path, options, allowed=('input_column', 'label_column', 'missing'))
@@ -46,22 +54,18 @@ def read_rows(path, meta, ending, options):
         refuse_knobs(path, options, allowed=('missing',))
         return read_arrays(path, meta, **options)
     refuse_knobs(path, options)
-    if os.path.isdir(path):
-        return read_images(path, meta)
     if ending in FASTA:
         return sequence_chunks(read_fasta(path, meta, **options))
     if ending in SMILES:
         return sequence_chunks(read_smiles(path, meta))
-    if ending == '.txt':
-        return sequence_chunks(read_lines(path, meta))
-    fail(f'{path}: unknown ending {ending!r}; known: {KNOWN}')
+    return sequence_chunks(read_lines(path, meta))
 
 
 def refuse_knobs(path, options, allowed=()):
     """Fails on a knob of tables that is given for a file that is none."""
     for knob, value in options.items():
         if knob in TABLE_KNOBS and knob not in allowed:
-            fail(f'{knob}={value!r}: {path} has no such columns, leave it unset')
+            fail(f'{knob}={value!r}: {path} is no table and has no such columns, leave it unset')
 
 
 def sequence_chunks(sequences):

@@ -59,7 +59,8 @@ class JsonTable:
                  f'{SELECT}')
         if value is None:
             return ''
-        return str(value)
+        # half an emoji (\ud83d), which JSON can hold and UTF-8 cannot, becomes a question mark
+        return str(value).encode(errors='replace').decode()
 
 
 def object_size(item):

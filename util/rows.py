@@ -36,8 +36,8 @@ def complete_rows(x: np.ndarray, missing: str | None, left_out) -> np.ndarray:
 class RowNumbers:
     """
     Finds the inputs that only number the rows, as a saved index does: whole numbers that follow one another,
-    each there once, in any order. Rows come in chunks, so each input's least, greatest, sum and sum of squares
-    are kept.
+    each there once, in any order; or that grow, or fall, from each row to the next. Rows come in chunks, so
+    each input's least, greatest, last, sum and sum of squares are kept.
     """
 
     def __init__(self):
@@ -53,6 +53,9 @@ class RowNumbers:
             self.greatest = np.full(n, np.iinfo(np.int64).min)
             self.total = np.zeros(n, np.int64)
             self.squares = np.zeros(n, np.int64)  # modulo 2^64
+            self.last = np.zeros(n, np.int64)
+            self.grows = np.ones(n, bool)  # from each row to the next, up to here
+            self.falls = np.ones(n, bool)
         if not len(x) or not len(self.columns):
             return
         values = x[:, self.columns, 0]
@@ -62,6 +65,12 @@ class RowNumbers:
         at = self.columns[counts]
         values = values[:, counts].astype(np.int64)
         self.columns = at
+        in_order = values  # (rows, inputs)
+        if self.n_rows:
+            in_order = np.concatenate([self.last[at][None], values])
+        self.grows[at] &= (in_order[1:] > in_order[:-1]).all(0)
+        self.falls[at] &= (in_order[1:] < in_order[:-1]).all(0)
+        self.last[at] = values[-1]
         self.n_rows += len(x)
         self.least[at] = np.minimum(self.least[at], values.min(0))
         self.greatest[at] = np.maximum(self.greatest[at], values.max(0))
@@ -74,6 +83,9 @@ class RowNumbers:
         if self.columns is None or self.n_rows < FEWEST:
             return found
         for place in self.columns:
+            if self.grows[place] or self.falls[place]:
+                found.append(int(place))
+                continue
             least = self.least[place]
             greatest = self.greatest[place]
             if greatest - least + 1 != self.n_rows:

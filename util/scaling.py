@@ -75,11 +75,14 @@ def fit_quantiles(x, rows):
     """
     Quantiles of each input, for ranks that are mapped to a Gaussian, as Gorishniy et al. 2021
     (github.com/yandex-research/rtdl) do it with scikit-learn's QuantileTransformer: up to 1,000 quantiles of
-    the values plus a little noise, which spreads the ties of discrete features.
+    the values plus a little noise, which spreads the ties of discrete features. Here the noise is a thousandth
+    of the standard deviation, so that the unit of an input does not matter.
     """
     rng = np.random.default_rng(0)
     part = x[np.sort(rng.permutation(rows)[:N_ROWS])].astype(np.float64)  # (k, n, d_raw)
-    part += rng.normal(size=part.shape) * 1e-3 / np.maximum(np.nanstd(part, 0), 1e-3)
+    std = np.nanstd(part, 0)
+    std[std == 0] = 1  # a constant input gets the middle of the ranks
+    part += rng.normal(size=part.shape) * 1e-3 * std
     n_quantiles = max(min(len(rows) // 30, 1000), 10)
     quantile = np.nanquantile if np.isnan(part).any() else np.quantile  # the first is slow
     levels = np.linspace(0, 1, n_quantiles)
@@ -110,6 +113,7 @@ def ranks(x, quantiles):
         below = np.interp(value, q, levels)
         above = np.interp(-value, -q[::-1], -levels[::-1])
         rank[:, i, j] = (below - above) / 2
-        rank[value - 1e-7 < q[0], i, j] = 0
-        rank[value + 1e-7 > q[-1], i, j] = 1
+        margin = 1e-7 * (q[-1] - q[0])
+        rank[value - margin < q[0], i, j] = 0
+        rank[value + margin > q[-1], i, j] = 1
     return rank

@@ -15,6 +15,7 @@ UNUSUAL = (
 )
 # atoms in brackets, atoms without, and the signs of bonds, branches and rings (OpenSMILES)
 SMILES = re.compile(rb'(\[[^\]]+\]|Br|Cl|[BCNOPSFIbcnops*]|[-=#$:/\\.()%0-9~>])+')
+ATOM = re.compile(rb'[A-Za-z*]')
 
 
 def read_lines(path, meta):
@@ -29,8 +30,9 @@ def read_lines(path, meta):
 def read_smiles(path, meta):
     """
     Yields the first word of each line: a name may follow. A header in the first line is left out, and so are
-    blank lines. Words that are no SMILES are counted in a note.
+    blank lines and comments (#). Words that are no SMILES are counted in a note.
     """
+    is_first = True
     n_others = 0
     first_other = ''
     for line_number, line in enumerate(open_lines(path), 1):
@@ -39,9 +41,14 @@ def read_smiles(path, meta):
             meta['left_out']['blank lines'] += 1
             continue
         word = words[0]
-        is_smiles = SMILES.fullmatch(word) is not None
-        if line_number == 1 and is_header(word, is_smiles):
+        is_smiles = SMILES.fullmatch(word) is not None and ATOM.search(word) is not None
+        if is_first and is_header(word, is_smiles):
             meta['notes'].append(f'the first line, {shown(line)}, is a header and no molecule')
+            is_first = False
+            continue
+        is_first = False
+        if word.startswith(b'#'):  # the sign of a bond, with which no SMILES begins
+            meta['left_out']['lines that begin with #'] += 1
             continue
         if b',' in word:
             fail(f'{path}, line {line_number}: {shown(word)} has a comma, which no SMILES has: separate a name '

@@ -183,8 +183,10 @@ class FolderWriter:
         if self.is_users:
             self.finish_keys(split)
         y, classes, notes = self.labels.finish()
-        if np.isinf(y).any():
-            fail(f'{self.name} has the label {y[np.isinf(y)][0]}: correct that row, or drop it')
+        infinite = np.flatnonzero(np.isinf(y))
+        if len(infinite):
+            row = infinite[0]
+            fail(f'{self.name}, row {row + 1}, has the label {y[row]}: correct that row, or drop it')
         self.put('y.bin', y)
         self.put('split.bin', split)
         if self.lengths:

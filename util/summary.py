@@ -49,11 +49,15 @@ def describe_bytes(dataset):
 
 
 def describe_labels(dataset):
+    """One line: how often each label is there, or, of more than ten, how many they are."""
     y = dataset.y[~np.isnan(dataset.y)]
     if not len(y):
         return []
     values, counts = np.unique(y, return_counts=True)
-    if len(values) <= 10:
+    if dataset.meta['classes'] and len(values) > 10:
+        most = int(values[counts.argmax()])  # the number of a class
+        text = f'{len(values):,} classes, the most frequent {dataset.meta["classes"][most]!r} {counts.max():,}'
+    elif len(values) <= 10:
         names = dataset.meta['classes'] or [f'{value:.15g}' for value in values]
         text = ', '.join(f'{name} {n:,}' for name, n in zip(names, counts))
     else:

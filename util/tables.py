@@ -26,7 +26,9 @@ from util.splits import SPLIT_WORDS
 TABLES = ('.csv', '.tsv', '.arff', '.json', '.jsonl', '.parquet')
 TABLE_KNOBS = ('input_column', 'label_column', 'drop_column', 'split_column', 'missing', 'header', 'quotes',
                'categories')  # the last is no knob of the command line: a checkpoint knows it
-INDEX_NAME = re.compile(r'|\.\.\.1|Unnamed: [\d.]+|__index_level_\d+__')  # as R and pandas save row indices
+# as R and pandas save row indices, and as people call them
+INDEX_NAME = re.compile(
+    r'|\.\.\.1|Unnamed: [\d.]+|__index_level_\d+__|id|index|row(_?(id|names?|number))?', re.IGNORECASE)
 
 
 def read_table(path, ending, meta, input_column=None, label_column=None, drop_column=None, split_column=None,
@@ -55,7 +57,8 @@ def read_table(path, ending, meta, input_column=None, label_column=None, drop_co
     chunks = in_chunks(table.rows(selection.places), weigh=row_size)
     first = next(chunks, None)
     if first is None:
-        fail(f'{path} has a header and no rows; if its first line is a row, pass --header=False')
+        advice = '; if its first line is a row, pass --header=False' if ending in ('.csv', '.tsv') else ''
+        fail(f'{path} has a header and no rows{advice}')
     texts = text_columns(first, selection)
     if are_sequences(texts, selection, input_column):
         check_sequences(table, selection, texts, first, meta, input_column)
@@ -333,6 +336,6 @@ class NumberInputs:
         for at, name in enumerate(self.names):
             advice = f'which may give the answer away: {shlex.quote(f"--drop_column={name}")} leaves it out'
             if at in numbering:
-                notes.append(f'warning: column {name!r} numbers the rows, {advice}')
+                notes.append(f'warning: column {name!r} numbers the rows, or grows with them, {advice}')
             elif INDEX_NAME.fullmatch(name):
                 notes.append(f'warning: column {name!r} has the name of a saved row index, {advice}')

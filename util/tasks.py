@@ -52,7 +52,8 @@ def infer_task(dataset, target, metric, splits=SPLITS, positive=None):
 
     notes = []
     target = target or dataset.meta['target']
-    if not target:
+    target_is_inferred = not target
+    if target_is_inferred:
         refuse_numbers_with_a_few_texts(dataset)
         target = infer_target(dataset, values)
         notes.append(f'target: {target}, as the labels have {len(values):,} values; --target= chooses another')
@@ -67,9 +68,8 @@ def infer_task(dataset, target, metric, splits=SPLITS, positive=None):
         return dict(target=target, metric=metric, classes=None), rows, '\n'.join(notes)
 
     task = dict(target=target, metric=metric, classes=class_list(dataset, target, values))
-    for split in splits:  # fails on a class that no training row has
-        has_new_class = ~np.isin(dataset.y[rows[split]], values)
-        class_numbers(dataset.labels(rows[split][has_new_class]), task['classes'])
+    for split in splits:
+        refuse_new_classes(dataset, split, rows[split], values, target_is_inferred)
     notes += notes_on_classes(dataset)
     if target == 'binary' and positive is not None:
         task = with_positive(task, positive)
@@ -130,6 +130,20 @@ def class_list(dataset, target, values):
     return classes
 
 
+def refuse_new_classes(dataset, split, rows, values, target_is_inferred):
+    """Fails if rows of a split have labels that no training row has. values: the distinct training labels."""
+    new = rows[~np.isin(dataset.y[rows], values)]
+    if not len(new):
+        return
+    label = show_class(dataset.labels(new[:1])[0])
+    known = ', '.join(format_label(c) for c in dataset.label_values(values[:10]))
+    advice = ''
+    if target_is_inferred and not dataset.meta['classes']:
+        advice = '. If the labels are amounts, not classes, pass --target=regression'
+    fail(f'{len(new)} {split} rows have labels outside the classes to learn, {label} (row {new[0] + 1:,}) for '
+         f'one; the classes are {known}{", ..." if len(values) > 10 else ""}{advice}')
+
+
 def class_numbers(labels, classes):
     """Labels -> their numbers in the list of classes, (N,) int64; fails on a label that is not among them."""
     number_of = {c: i for i, c in enumerate(classes)}
@@ -173,6 +187,10 @@ def reads_as_number(text):
 def refuse_numbers_with_a_few_texts(dataset):
     """One label '<0.01' must not turn a regression into hundreds of classes."""
     like_numbers, texts = count_texts(dataset)
+    if not texts:
+        if len(like_numbers) > MOST_NUMBER_CLASSES:
+            fail(f'{whole_numbers_as_names(dataset)}; --target=multiclass makes every label a class')
+        return
     values = np.array([float(name) for name in like_numbers])
     mostly_numbers = sum(like_numbers.values()) > sum(texts.values())
     if len(values) > 1 and mostly_numbers and not look_like_classes(np.unique(values)):
@@ -183,11 +201,21 @@ def refuse_numbers_with_a_few_texts(dataset):
 def refuse_text(dataset):
     """Fails if the labels of a regression are not all numbers."""
     like_numbers, texts = count_texts(dataset)
+    if like_numbers and not texts:
+        fail(f'target=regression, but {whole_numbers_as_names(dataset)}')
     if texts and not like_numbers:
         fail(f'target=regression, but the labels of {dataset.name} are text: {examples(dataset, texts)}')
     if texts:
         fail(f'target=regression, but {which_are_numbers(dataset)}. Correct such labels or leave their cells '
              'empty')
+
+
+def whole_numbers_as_names(dataset):
+    """Labels that util/labels.py keeps as text, though each of them spells a number."""
+    like_numbers, _ = count_texts(dataset)
+    return (f'the labels of {dataset.name}, {examples(dataset, like_numbers)}, are kept as names, because as '
+            'numbers two of them could be one (above 2^53, or such as 7 and 007): write them as 1.5e18, and '
+            'without leading zeros')
 
 
 def which_are_numbers(dataset):
@@ -205,6 +233,11 @@ def notes_on_classes(dataset):
     if like_numbers and texts:
         notes.append(f'{sum(like_numbers.values()):,} labels are numbers and {sum(texts.values()):,} are text '
                      f'({examples(dataset, texts)}): all are taken for classes')
+    spelled = {}  # a name in small letters -> the name
+    for name in texts:
+        other = spelled.setdefault(name.strip().lower(), name)
+        if other != name:
+            notes.append(f'the classes {other!r} and {name!r} differ in capitals alone')
     for name, count in {**like_numbers, **texts}.items():
         if name.lower() in MISSING_WORDS:
             notes.append(f'{name!r} is one of the classes, with {count:,} rows; if it means that the label is '
@@ -382,6 +415,13 @@ def format_number(value):
     return repr(float(value)).removesuffix('.0')
 
 
+def format_score(value):
+    """A score with four decimals, or with four digits and a power of ten where decimals would not show it."""
+    if value == 0 or 1e-3 <= abs(value) < 1e6 or not math.isfinite(value):
+        return f'{value:.4f}'
+    return f'{value:.3e}'
+
+
 def format_label(label):
     """A label as a file has it: text as it is, 3 for 3.0, '' for none."""
     if label is None:
@@ -392,9 +432,11 @@ def format_label(label):
 def spreadsheet_safe(text):
     """
     A text for a cell of a CSV file, with an apostrophe before what a spreadsheet would run as a formula: what
-    begins with = + - or @. Numbers, and a single sign (the strands + and - of DNA), stay as they are.
+    begins with = + - or @. Numbers, and signs without a letter or digit (the strand + of DNA, the genotype
+    +/-), stay as they are.
     """
     begins_as_formula = text.lstrip()[:1] in ('=', '+', '-', '@')
-    if begins_as_formula and len(text.strip()) > 1 and not reads_as_number(text):
+    is_signs_alone = not any(character.isalnum() for character in text)
+    if begins_as_formula and not is_signs_alone and not reads_as_number(text):
         return "'" + text
     return text
