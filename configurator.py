@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent
 TYPES = {'bool': bool, 'int': int, 'float': float, 'str': str}
 LARGEST_INT = 2 ** 63 - 1
 RULE = '# ' + 40 * '-'  # how a line of dashes begins
-NO_VALUE = object()  # stands for what follows a `--lr` that has nothing after it
+NO_VALUE = object()  # the value of a `--lr` with nothing after it
 
 
 def configure(script_globals: dict, argv: list[str] | None = None) -> dict:
@@ -111,7 +111,7 @@ def shared_places(tree):
 def read_knobs(source, only_heading=''):
     """
     The knobs that the source itself declares, and their lines of help. A line `# ---- heading` right above a
-    knob is a heading, for it and those after it. only_heading: what that of the wanted knobs starts with.
+    knob is a heading, for it and those after it. only_heading: take the knobs whose heading starts with it.
 
     Between the first two rules (lines of dashes) a lower-case name with any other value is a mistake.
     """

@@ -60,7 +60,7 @@ image_size: int | None = None  # images: side in pixels that the model sees; Non
 
 DEFAULTS = {'val_share': 0.02, 'test_share': 0.1, 'split_seed': 0, 'image_size': 192}  # what None means
 PREPARE_KNOBS = {**defaults_of(__file__), **DEFAULTS}
-DEFAULT_DATASET = 'collider'  # of pre-training
+DEFAULT_DATASET = 'collider'  # where neither a knob nor a checkpoint names one
 PAD, CLS, SEP = 0, 4, 5  # ids of Perceiver IO: byte b is b + FIRST_BYTE
 TOKENS = 2 ** 16  # a batch that a GPU scores has at least so many
 
@@ -114,22 +114,22 @@ def data_knobs(config: dict, checkpoint: dict | None = None) -> dict:
     2. that of the run which made the checkpoint, if the data set is the same (of another one: carried_knobs),
     3. the default.
     """
-    own = checkpoint['config'] if checkpoint else {}
-    is_same = config['dataset'] in (None, own.get('dataset'))
+    trained_with = checkpoint['config'] if checkpoint else {}
+    is_same = config['dataset'] in (None, trained_with.get('dataset'))
     carried = PREPARE_KNOBS if is_same else carried_knobs(config['dataset'])
     knobs = dict(PREPARE_KNOBS)
     for name in knobs:
         if config[name] is not None:
             knobs[name] = config[name]
-        elif name in carried and own.get(name) is not None:
-            knobs[name] = own[name]
+        elif name in carried and trained_with.get(name) is not None:
+            knobs[name] = trained_with[name]
     if checkpoint is None:
         return knobs
 
     if not is_same and file_format(knobs['dataset']) in TABLES and not knobs['input_column']:
         # by the column names that the checkpoint knows: another table may have more columns, in any order
         is_floats = checkpoint['model_args']['d_raw']
-        knobs['input_column'] = checkpoint.get('columns') if is_floats else own.get('input_column')
+        knobs['input_column'] = checkpoint.get('columns') if is_floats else trained_with.get('input_column')
     knobs['categories'] = checkpoint.get('categories') or None  # how texts among numbers are numbered
     if isinstance(checkpoint.get('norm'), dict):
         knobs['x_type'] = checkpoint['norm'].get('x_type')  # float64 if float32 would lose digits
@@ -155,17 +155,17 @@ def carried_knobs(dataset: str) -> list[str]:
 
 def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs: dict, run) -> int:
     """Give the data set the checkpoint's scale and lengths, and tell what has changed since. -> seq_len"""
-    own = checkpoint['config']
+    trained_with = checkpoint['config']
     changed = []
     for name in ('val_share', 'test_share', 'split_seed'):
-        old = own.get(name, knobs[name])
+        old = trained_with.get(name, knobs[name])
         if old is None:
             old = PREPARE_KNOBS[name]
         if old != knobs[name]:
             changed.append(f'{name} {old} (now {knobs[name]})')
     if not dataset.same_as(checkpoint.get('data', dataset.fingerprint)):
         changed.append(f'other contents of {dataset.name}')
-    if changed and own.get('dataset') == knobs['dataset']:
+    if changed and trained_with.get('dataset') == knobs['dataset']:
         warn(run, f'the checkpoint was trained with {", ".join(changed)}: rows that it learned from may be '
                   'validation or test rows now')
     warn(run, check_fits(dataset, checkpoint))
@@ -174,8 +174,8 @@ def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs:
         dataset.norm = fit_norm(dataset, dataset.rows('train'), config.get('norm') or 'standard')
 
     seq_len = checkpoint['model_args']['seq_len']
-    max_len = own.get('max_len') or seq_len
-    new_max_len = config.get('max_len') or own.get('max_len')
+    max_len = trained_with.get('max_len') or seq_len
+    new_max_len = config.get('max_len') or trained_with.get('max_len')
     if dataset.is_bytes and new_max_len and new_max_len != max_len:
         print0(run, f'the checkpoint was trained on up to {max_len} tokens a row, here they are up to '
                     f'{new_max_len}')
@@ -194,7 +194,7 @@ class Dataset:
 
     def __init__(self, folder, val_share: float = 0.0, test_share: float = 0.0, split_seed: int = 0):
         self.folder = Path(folder)
-        self.name = self.folder.name.rpartition('-')[0]
+        self.name = self.folder.name.rpartition('-')[0]  # the folder is called NAME-HASH
         self.meta = read_meta(self.folder)
         self.is_bytes = self.meta['kind'] == 'bytes'
         self.is_images = self.meta['kind'] == 'images'
@@ -219,7 +219,7 @@ class Dataset:
         self.n_cut = 0  # how many do
 
     def open_inputs(self):
-        """x, and for bytes offsets (N + 1,) and firsts (N,) or None."""
+        """x, and for bytes offsets (N + 1,) and firsts (N,), the length of the first of each pair, or None."""
         path = self.folder / 'x.bin'
         if self.is_bytes:
             self.x = np.memmap(path, np.uint8, 'r')
@@ -305,7 +305,7 @@ class Dataset:
     def width(self, rows: np.ndarray) -> int:
         """
         The width that a batch of these rows is padded to: its longest row's, or the next multiple of
-        width_step, which is 1 unless few widths are worth some padding (open_data).
+        width_step (1, but for a Perceiver on a GPU: open_data).
         """
         width = round_up(int(self.lengths(rows).max()), self.width_step)
         if self.max_len is None:
@@ -338,19 +338,21 @@ class Dataset:
         ids[:, 0] = CLS
         for line, row, length in zip(ids, rows, lengths):
             start, end = self.offsets[row], self.offsets[row + 1]
-            n_first = length - 2  # bytes of the sequence, or of the first of a pair
-            if self.firsts is not None:
-                # If a pair is too long, the longer of the two loses its end: the second gets half of the room,
-                # or what the first leaves of it. 10 places for 9 and 7 bytes: 5 and 5. For 3 and 9: 3 and 7.
+            if self.firsts is None:  # CLS bytes SEP
+                line[1:length - 1] = self.x[start:start + length - 2]
+                line[1:length - 1] += FIRST_BYTE
+            else:  # CLS bytes SEP bytes SEP
+                # If a pair is too long, the second of the two gets half of the room, or what the first leaves.
+                # 10 places for 9 and 7 bytes: 5 and 5. For 3 and 9: 3 and 7.
                 room = length - 3
                 first = self.firsts[row]
                 n_second = min(end - start - first, max(room // 2, room - first))
                 n_first = room - n_second
+                line[1:n_first + 1] = self.x[start:start + n_first]
                 line[n_first + 2:length - 1] = self.x[start + first:start + first + n_second]
-            line[1:n_first + 1] = self.x[start:start + n_first]
-            line[1:length - 1] += FIRST_BYTE
-            line[n_first + 1] = SEP
-            line[length - 1] = SEP  # the same place, unless it is a pair
+                line[1:length - 1] += FIRST_BYTE
+                line[n_first + 1] = SEP
+            line[length - 1] = SEP
         if (lengths == width).all():
             return torch.from_numpy(ids), None  # no mask: faster attention
         valid = torch.from_numpy(np.arange(width) < lengths[:, None])
@@ -414,7 +416,7 @@ class Dataset:
 
 def round_up(n: int, step: int) -> int:
     """The smallest multiple of step that is at least n."""
-    return -(-n // step) * step
+    return (n + step - 1) // step * step
 
 
 def fits(n_bytes: int, device) -> bool:

@@ -272,9 +272,9 @@ def output_stem(file: str) -> str:
 
 def print_probes(ev: Evaluation):
     """The scores, on ev.rows, of simple predictors from frozen features: see util/probes.py."""
-    own = ev.saved['config']
-    wanted_target = target or own.get('target')
-    wanted_metric = metric or own.get('metric')
+    trained_with = ev.saved['config']
+    wanted_target = target or trained_with.get('target')
+    wanted_metric = metric or trained_with.get('metric')
     scored_split = 'train' if split == 'all' else split
     task, labelled, note = tasks.infer_task(
         ev.data, wanted_target, wanted_metric, ('train', scored_split), positive)

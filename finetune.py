@@ -39,7 +39,7 @@ from util.outdir import OutputDir
 from util.runtime import print0
 from util.starts import Start, common_shape, digest_of, drop_starts_of_other_data, find_starts, settle_scales
 
-SHARED_KNOBS = ('data.py', 'util/runtime.py', 'pretrain.py: model')  # the model's: where no checkpoint says
+SHARED_KNOBS = ('data.py', 'util/runtime.py', 'pretrain.py: model')  # model: a checkpoint has its own shape
 
 # -----------------------------------------------------------------------------
 # ---- inputs and labels
@@ -320,7 +320,7 @@ def train_all(experiment: Experiment, start: Start, table: list[str]) -> dict[fl
 
 
 def copy_runs_that_will_change(experiment, starts):
-    """Keeps a copy of the folder if one of its runs will be made anew, as its start or the data have changed."""
+    """Keeps a copy of the folder if a run in it will be made anew, as its start or the data have changed."""
     out = experiment.out
     for start in starts:
         for rate in lr:
@@ -367,7 +367,7 @@ def best_rate(task: dict, runs: dict[float, list[dict]]) -> float:
 
 def score_test(experiment: Experiment, start: Start, rate: float, checkpoints: list[dict]) -> tuple[str, dict]:
     """
-    Scores the test rows with each seed's weights: the only place where test rows are scored.
+    Scores the test rows with each seed's weights: the only place where a model sees test rows.
     -> the start's row of the table, and the same in numbers
     """
     data = experiment.data

@@ -74,7 +74,8 @@ def attention_map(q: Tensor, k: Tensor, valid: Tensor, d_k: int | None = None) -
     """
     Eq. 2 and its softmax: q (B or 1, h, |R|, d_k), k (B, h, n, d_k), valid (B, n) -> (B, h, |R|, n).
 
-    Padding gets exactly zero. d_k is the width of one head, that of q unless given (SMA.attention gives it).
+    Padding gets exactly zero. d_k is the width of one head, that of q unless given. (SMA.attention gives it,
+    and passes all heads as one: q (B, 1, h |R|, embed_dim), k (B, 1, n, embed_dim).)
     The softmax is in float32 at least: in float16 many inputs would have equal attention, and the top k would
     depend on their order.
     """
@@ -90,7 +91,7 @@ def sample_queries(can_query: Tensor, n_query: int, generator: Generator | None)
     Draw the subset R of Eq. 4 for each sample, without replacement, uniformly among those that may be drawn.
 
     can_query (B, l) bool -> R (B, min(n_query, l)) int64. If a sample has fewer queries than that, the rest of
-    its R is filled with queries that it may not draw. `hide` sets their attention to zero.
+    its R is filled up, at the end, with queries that it may not draw. `hide` sets their attention to zero.
     """
     noise = uniform(can_query, generator).masked_fill(~can_query, -torch.inf)  # (B, l)
     return noise.topk(min(n_query, can_query.shape[1]), dim=1).indices
@@ -160,7 +161,8 @@ def hide_groups(group: Tensor, valid: Tensor, k: Tensor, generator: Generator | 
     too.
     """
     noise = uniform(valid, generator)  # (B, n)
-    of_group = 1 + noise.gather(1, group.clamp(min=0))  # (B, n), in [1, 2): the same for a whole group
+    # group g takes the random number at place g: (B, n), in [1, 2), the same for a whole group
+    of_group = 1 + noise.gather(1, group.clamp(min=0))
     order = torch.where(group >= 0, of_group, noise)  # inputs in no group have less than 1: they come last
     return keep_top_k(order.masked_fill(~valid, -torch.inf), k)
 
@@ -178,7 +180,7 @@ BLIND = {'random': hide_random, 'word': hide_words, 'patch': hide_patches}
 def hide(masking: Masking, attention: Callable, x: Tensor, valid: Tensor, can_query: Tensor,
          generator: Generator | None = None, random_fraction: Tensor | None = None) -> Tensor:
     """
-    The one way to a mask of any kind: -> hidden (B, n) bool, round(r n) of each row's real inputs True.
+    Makes a mask of any kind: -> hidden (B, n) bool, round(r n) of each row's real inputs True.
 
     attention        function: R (B, |R|) int64 -> A of those queries (B, h, |R|, n), softmax over valid inputs
     can_query        (B, l) bool, which queries may be drawn: all latents, or the valid inputs
@@ -199,7 +201,7 @@ def hide(masking: Masking, attention: Callable, x: Tensor, valid: Tensor, can_qu
             n_more = ((valid.sum(1) - k) * random_fraction).round().long()  # (B,)
             top = GUIDED[masking.mask](A, valid, k + n_more, generator)
             hidden = hide_random(x, top, k, generator)  # k of those in `top`
-    no_padding = (hidden <= valid).all()  # hidden implies valid
+    no_padding = ~(hidden & ~valid).any()
     right_number = (hidden.sum(1) == k).all()
     torch._assert_async(  # checked on the device: the program does not wait for the answer
         no_padding & right_number,

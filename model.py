@@ -16,10 +16,11 @@ floats (d_raw > 0).
 
     B samples   n inputs   m = round(r n) hidden   u = n - m visible   h heads   d_k = qk_dim / h
     d = v_dim, the width of the residual stream; in the decoder it is embed_dim, that of P
-    l queries, and rows of H. Perceiver: the latents. Transformer: the visible inputs (all, to choose a mask)
+    l queries, as many as H has rows. Perceiver: the latents. Transformer: the visible inputs, and all inputs
+      while the mask is chosen
 
-Layer by layer as in the authors' code; only the names of the modules differ. util/checkpoint.py loads and
-saves.
+Encoder and decoder are layer by layer those of the authors' code. The head of fine-tuning differs, unless their
+weights are loaded: head_mlp_ratio and head_residual below. util/checkpoint.py loads and saves.
 """
 
 import math
@@ -44,7 +45,7 @@ FREE = ('dropout', 'drop_path', 'decode_pieces', 'n_out')
 
 @dataclass(frozen=True)
 class SMAConfig:
-    """What a model is built from. Names as in Tables 8-12. A knob of the same name fills each field."""
+    """What a model is built from. Names as in Tables 8-12. A field that has a knob is filled by it."""
     d_raw: int = 0  # floats per input; 0 = byte ids
     embed_dim: int = 128  # width of X^ = X E + P
     seq_len: int = 28  # most inputs: rows of P
@@ -89,7 +90,7 @@ class Layer(nn.Module):
     Attention and an MLP, pre-norm. All attention in the model uses this class, in three ways:
 
         a block, self-attention   y = x + attend(queries(x), LN(x));   y + MLP(LN(y))      forward
-        the masking layer         keys and values come from X^ as it is                    SMA.encode
+        the masking layer         keys and values come from X^, without another LayerNorm  SMA.encode
         the decoder               no residual connection around the attention              Decoder
 
     The values, the residual stream and the MLP have the width of what the queries are made from, q_dim.
@@ -133,7 +134,8 @@ class Layer(nn.Module):
         """
         The softmax of Eq. 5, over what is visible, and that of Eq. 6; and the output projection.
 
-        q (B or 1, l, qk_dim) from `queries`, kv (B, u, kv_dim) -> (B, l, q_dim).
+        q (B or 1, l, qk_dim) from `queries`, kv (B, u, kv_dim) -> (B, l, q_dim). (In the decoder there are m
+        queries and l keys.)
         key_valid (B, u) bool, True = may be attended to; None = all may.
         """
         k = self.split_heads(self.key(kv))  # (B, h, u, d_k)
@@ -292,14 +294,14 @@ class SMA(nn.Module):
         are multiplied by W_k^T, and meet the inputs themselves. q . b is the same for all inputs, and the
         softmax does not see it.
         """
-        asking = self.latents[R] if self.config.n_latent else gather_rows(x_hat, R)  # (B, |R|, d)
-        q = self.first.split_heads(self.first.queries(asking))  # (B, h, |R|, d_k)
+        query_input = self.latents[R] if self.config.n_latent else gather_rows(x_hat, R)  # (B, |R|, d)
+        q = self.first.split_heads(self.first.queries(query_input))  # (B, h, |R|, d_k)
         n_head = q.shape[1]
         d_k = q.shape[-1]
         W_k = self.first.key.weight.unflatten(0, (n_head, -1))  # (h, d_k, embed_dim)
         q_x = torch.einsum('bhrd,hde->bhre', q, W_k).flatten(1, 2)  # (B, h |R|, embed_dim)
         A = attention_map(q_x[:, None], x_hat[:, None], valid, d_k=d_k)  # (B, 1, h |R|, n): as if of one head
-        return A.view(*q.shape[:3], -1)  # (B, h, |R|, n)
+        return A.view(len(R), n_head, R.shape[1], -1)  # (B, h, |R|, n)
 
     def encode(self, x_hat: Tensor, key_valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """
@@ -307,8 +309,8 @@ class SMA(nn.Module):
         padding, or None. Returns H (B, l, d), and which rows of H count: None for a Perceiver, all of whose
         latents do.
         """
-        asking = self.latents[None] if self.config.n_latent else x_hat  # (1 or B, l, d)
-        H = asking + self.first.attend(self.first.queries(asking), x_hat, key_valid)
+        query_input = self.latents[None] if self.config.n_latent else x_hat  # (1 or B, l, d)
+        H = query_input + self.first.attend(self.first.queries(query_input), x_hat, key_valid)
         H = self.first.mlp(H)  # (B, l, d)
         H_valid = None if self.config.n_latent else key_valid
         for block in self.blocks:
@@ -387,7 +389,7 @@ def mask_to_indices(mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
     index = torch.zeros(B, width + 1, dtype=torch.int64, device=mask.device)
     index.scatter_(1, place, torch.arange(n, device=mask.device).expand(B, n))
     filled = torch.arange(width, device=mask.device) < mask.sum(1, keepdim=True)
-    return index[:, :width] * filled, filled
+    return index[:, :width], filled
 
 
 # -----------------------------------------------------------------------------
@@ -422,8 +424,8 @@ def walk():
     R = torch.tensor([[0, 1]] * 3)
     A = model.attention(x_hat, valid, R)
     v = A.sum((1, 2))
-    hidden = hide(masking, lambda drawn: A, x, valid, model.can_query(valid))
-    print_shape('R', R, 'the drawn queries, here the first two of each sample')
+    hidden = hide(masking, lambda drawn: A, x, valid, model.can_query(valid))  # this A, whatever is drawn
+    print_shape('R', R, 'the drawn queries, here latents 0 and 1 for every sample')
     print_shape('A', A, 'Eq. 2: softmax(Q_R K^T / sqrt(d_k)), a map for each head and query')
     print_shape('v', v, 'Eq. 4 and 5: added up over heads and queries')
     n_hidden = hidden.sum(1).tolist()

@@ -47,7 +47,7 @@ qk_dim = 64  # queries and keys, all heads together
 n_head = 4  # heads
 v_dim = 64  # values, all heads together; the width of the residual stream
 n_latent = 0  # latents of a Perceiver; 0 = a Transformer
-mlp_ratio = 4  # width of an MLP over v_dim
+mlp_ratio = 4  # hidden width of an MLP, as a multiple of its layer's width
 dropout = 0.0  # of embeddings, attention and MLP
 drop_path = 0.0  # chance that a sample skips a block's attention or MLP
 # ---- mask
@@ -55,7 +55,7 @@ mask = 'guided'  # the paper's method; its baseline is random; masking.py has mo
 mask_ratio = 0.5  # r, the share of the inputs hidden
 n_query = 1  # queries drawn for each guided mask, |R|; at most all there are
 mask_anneal = 1.0  # share of the steps over which masks go from random to guided; 0 = the paper: guided at once
-min_random_fraction = 0.25  # how random masks are at the end: 0 = the top of the attention alone, 1 = random
+min_random_fraction = 0.25  # how random masks still are after annealing: 0 = the top k alone, 1 = random
 # ---- optimiser
 batch_size = 256  # samples a step, over all processes and micro-batches
 accumulation = 1  # micro-batches a step, for batches that do not fit in memory
@@ -178,7 +178,8 @@ def main():  # noqa: C901 (long on purpose: it is read from top to bottom)
 
         # update
         grad_norm = optim.update(raw_model, optimizer, scaler, grad_clip)
-        interval.end_step(skips.note(grad_norm))
+        is_skipped = skips.note(grad_norm)
+        interval.end_step(is_skipped)
         stopped = stop.asked(run, step, log_interval)
         step += 1
         is_last = step == total_steps
@@ -246,7 +247,7 @@ def count_steps(n_rows):
 
 
 def load_initial(config):
-    """The checkpoint that init_from names, or None. Its shape becomes that of the knobs."""
+    """The checkpoint that init_from names, or None. The knobs of the model are set to its shape."""
     if init_from is None:
         return None
     initial = checkpoint.load(init_from, ('model', 'model_args', 'norm', 'config'), config['data_dir'])
@@ -337,7 +338,10 @@ class Interval:
         self.times_real = torch.zeros(n_inputs, device=run.device)
 
     def add(self, loss, hidden, valid, n_tokens, n_rows):
-        """A micro-batch: its part of the step's loss, hidden (B, n), valid (B, n) or None."""
+        """
+        A micro-batch: its part of the step's loss, hidden (B, n), valid (B, n) or None; n_tokens real inputs
+        and n_rows rows, its share of those of the step over all processes.
+        """
         n = hidden.shape[1]
         self.loss_of_step += loss.detach()
         self.times_hidden[:n] += hidden.sum(0)
@@ -357,8 +361,11 @@ class Interval:
 
         mask_entropy   how evenly the inputs take turns at being hidden: the entropy of how often each is
                        hidden, over that of equal shares. 1 = all alike, near 0 = always the same few.
-        hidden_least   how often the input is hidden that is hidden least, and
-        hidden_most    most. 0 and 1 where the masks have collapsed onto a few inputs.
+        hidden_least   how often the least hidden input is hidden
+        hidden_most    how often the most hidden one is. 0 and 1 where masks have collapsed onto a few inputs.
+        masked         the share of the real inputs that is hidden
+        padding        the share of all places that is padding
+        tokens_per_s   real inputs a second
         skipped        steps that were left out, if there were any
         """
         n_skipped = int(self.n_skipped)

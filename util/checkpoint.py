@@ -7,7 +7,7 @@ A checkpoint is a dict. These entries are in those of pretrain.py and of finetun
     model_args    the fields of SMAConfig
     config        the knobs of the run
     step          of training
-    data          what tells whether the data are the same
+    data          the fingerprint of the data set, which tells whether it is the same
     columns       names of the inputs of a table, or None
     categories    {column: {text: its number}} of a table that has texts in it
     norm          the scale of floats, see util/scaling.py; None: the authors' files do not say
@@ -33,7 +33,7 @@ from util.runtime import is_first_process
 from util.tensors import read_pt
 
 # Entries that hold tensors. All others are plain values: numbers, texts, None, lists and dicts.
-WITH_TENSORS = ('model', 'optimizer', 'scaler', 'since', 'norm')
+WITH_TENSORS = ('model', 'optimizer', 'scaler', 'since', 'norm')  # 'since' was in those of early November 2026
 # Names as they were until November 2026, and as they are now.
 RENAMED_ENTRIES = {'outcome': 'task'}
 RENAMED_KNOBS = {'valid_share': 'val_share', 'valid_file': 'val_file'}
@@ -128,8 +128,8 @@ def shape_of(model_args):
 
 def adopt_shape(config, shape, defaults, path):
     """
-    Set the knobs of the model to the shape of the weights in `path`. Fails on a knob that was given, so that it
-    is not the default, and differs.
+    Set the knobs of the model to the shape of the weights in `path`. Fails on a knob that is neither its
+    default nor what the weights have.
     """
     for name, value in shape.items():
         if name not in config:
@@ -141,8 +141,8 @@ def adopt_shape(config, shape, defaults, path):
 
 def must_match(old, new, what, defaults=None):
     """
-    Fail, naming the first setting that differs, unless the settings `new` are those with which `what` was made,
-    `old`. A knob that `old` lacks, because it is newer, counts as its value in `defaults`.
+    Fail if the settings `new` differ from `old`, those with which `what` was made, and name the first
+    difference. A knob that `old` lacks, because it is newer, counts as its value in `defaults`.
     """
     if defaults is None:
         defaults = {}

@@ -51,16 +51,16 @@ def cosine(step, total, start, end):
 
 
 def set_lr(optimizer, rate):
-    """Set the learning rate of all parameters. -> the rate"""
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group['lr'] = rate
-    return rate
 
 
 def make_scaler(run):
     """
     torch's GradScaler, which leaves out a step whose gradients are not finite, without waiting for the device.
-    In float16 it also scales the loss; in all other types its scale stays 1.
+    In float16 it also scales the loss; in all other types its scale stays 1. (`fixed_scale` is ours: `update`
+    reads it.)
     """
     if run.dtype == 'float16':
         scaler = torch.amp.GradScaler(run.device.type, init_scale=2.0 ** 16)
