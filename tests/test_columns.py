@@ -64,3 +64,11 @@ def test_values_far_from_all_others_are_said(tmp_path):
     assert 'up to 31.6 standard deviations from the mean' in note and note.endswith('--norm=quantile: c1')
     np.save(tmp_path / 'b.npy', x[10:])
     assert not noted(opened(tmp_path, tmp_path / 'b.npy'))
+
+
+def test_a_column_without_any_number_is_told(tmp_path):
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    x[:, 1] = np.nan
+    np.save(tmp_path / 'x.npy', x)
+    notes = opened(tmp_path, tmp_path / 'x.npy', missing='mean').meta['notes']
+    assert 'columns in which every number is missing: c1' in notes

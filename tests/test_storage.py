@@ -106,3 +106,10 @@ def test_text_that_is_not_utf8_is_said(tmp_path):
 def test_a_label_that_cannot_be(tmp_path):
     (tmp_path / 'a.csv').write_text('a,b,y\n1,2,inf\n3,4,1\n')
     fails('label inf', opened, tmp_path, tmp_path / 'a.csv', label_column='y')
+
+
+def test_utf_16_is_told(tmp_path):
+    (tmp_path / 'a.txt').write_bytes('\n'.join('abc def' for _ in range(9)).encode('utf-16-le'))
+    assert any('not UTF-8 text' in note for note in opened(tmp_path, tmp_path / 'a.txt').meta['notes'])
+    (tmp_path / 'b.txt').write_text('für\nalle\n')
+    assert not any('UTF-8' in note for note in opened(tmp_path, tmp_path / 'b.txt').meta['notes'])

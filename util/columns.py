@@ -57,6 +57,8 @@ class Columns:
         far = off > np.clip(0.99 * np.sqrt(self.count), 3, FAR)
         far &= self.low < self.high
         notes = []
+        if (self.count == 0).any():
+            notes.append(f'columns in which every number is missing: {pick(names, self.count == 0)}')
         if constant.any():
             notes.append(f'columns that are constant: {pick(names, constant)}')
         if far.any():

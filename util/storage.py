@@ -156,7 +156,8 @@ class FolderWriter:
         text = b''.join(x)
         self.put('x.bin', text)
         self.lengths.append(np.array([len(sequence) for sequence in x], np.int64))
-        self.is_utf8 = self.is_utf8 and len(text.decode(errors='ignore').encode()) == len(text)
+        decodes = len(text.decode(errors='ignore').encode()) == len(text)
+        self.is_utf8 = self.is_utf8 and decodes and b'\0' not in text  # UTF-16 has zeros
         self.add_keys(x)
 
     def add_floats(self, x):
