@@ -8,6 +8,7 @@ import re
 import shlex
 from graphlib import TopologicalSorter
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -112,3 +113,16 @@ def test_nothing_speaks_of_what_a_clone_lacks():
     for path in [*ROOT.glob('*.py'), *ROOT.glob('*.md'), *ROOT.glob('*/*.py')]:
         if path.name != 'test_readme.py':
             assert not re.search(r'\.\./shared|reference.notes', path.read_text()), path
+
+
+def test_the_python_example_gives_what_eval_writes(run, tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ['a,b,c,y', *[f'{a:.4f},{b:.4f},{c:.4f},{int(a > 0)}' for a, b, c in rng.normal(size=(80, 3))]]
+    (tmp_path / 'my.csv').write_text('\n'.join(lines) + '\n')
+    run('pretrain.py', '--dataset=my.csv', '--label_column=y', '--max_steps=2', '--batch_size=16', '--device=cpu')
+    run('eval.py', '--ckpt=out/my/guided', '--embed=my.csv', '--device=cpu')
+    example, = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/DATA.md').read_text(), re.S)
+    names = {}
+    exec(example, names)
+    written = np.load('my.embeddings.npy')
+    np.testing.assert_allclose(names['vectors'].numpy(), written[:64], atol=1e-5)
