@@ -30,7 +30,7 @@ from configurator import configure
 from data import Dataset, open_data, scoring
 from masking import BLIND, Masking
 from model import SMA, build
-from util import checkpoint, checks, mask_statistics, plots, probes, runtime, tasks
+from util import checkpoint, checks, mask_statistics, plots, probes, runtime, storage, tasks
 from util.errors import fail, printable, run_cli
 from util.files import atomic_write, base_name, split_paths
 from util.runtime import print0
@@ -144,7 +144,7 @@ def masked_loss(model: SMA, dataset: Dataset, rows: np.ndarray, masking: Masking
     bad_rows = rows[runtime.sum_ranks(is_bad, run).cpu().numpy() > 0]
     if 0 < len(bad_rows) < len(rows):
         runtime.warn(run, f'{len(bad_rows)} of {len(rows)} rows are left out, as their loss is not finite: '
-                          f'check the inputs of row {bad_rows[0] + 1}')
+                          f'check the inputs of {storage.row_name(dataset.meta, bad_rows[0])}')
     return (total[0] / total[1]).item()
 
 
@@ -161,12 +161,12 @@ def outputs(function: Callable, model: SMA, width: int, dataset: Dataset, rows: 
     result = runtime.sum_ranks(result, run).cpu()
     is_bad = (~result.isfinite()).any(1).numpy()
     if is_bad.all():
-        fail(f'the output of the model is not finite for any of {len(rows)} rows: the weights have grown too '
-             'large in training, lower lr')
+        fail(f'the output of the model is not finite for any of {len(rows)} rows: check the inputs. If they '
+             'are right, the weights have grown too large in training: lower lr')
     if is_bad.any():
         bad_rows = rows[is_bad]
         fail(f'the output of the model is not finite for {len(bad_rows)} of {len(rows)} rows: check the inputs '
-             f'of row {bad_rows[0] + 1}')
+             f'of {storage.row_name(dataset.meta, bad_rows[0])}')
     return result
 
 
@@ -219,24 +219,28 @@ def write_predictions(ev: Evaluation):
     task = ev.saved['task']
     p = ev.predictions(ev.rows).numpy()
     values = tasks.to_predictions(task, p)  # (rows,) numbers, or (rows, classes) probabilities
-    names = [tasks.spreadsheet_safe(str(name)) for name in ev.data.row_names(predict)]
+    names = [str(name) for name in ev.data.row_names(predict)]
+    safe_names = [tasks.spreadsheet_safe(name) for name in names]
     path, = output_paths()
     with atomic_write(path, 'w') as f:
         writer = csv.writer(f, lineterminator='\n')
         if task['classes'] is None:
             writer.writerow(['row', 'prediction'])
-            for name, value in zip(names, values):
+            for name, value in zip(safe_names, values):
                 writer.writerow([name, tasks.format_number(value)])
         else:
             classes = [tasks.spreadsheet_safe(tasks.format_label(label)) for label in task['classes']]
             writer.writerow(['row', 'prediction', *(f'p({label})' for label in classes)])
-            for name, probabilities in zip(names, values):
+            for name, probabilities in zip(safe_names, values):
                 label = classes[int(probabilities.argmax())]
                 writer.writerow([name, label, *(tasks.format_number(value) for value in probabilities)])
     print0(ev.run, f'{path}: {len(names):,} predictions')
-    if task['classes'] is not None and classes != [tasks.format_label(label) for label in task['classes']]:
-        print0(ev.run, "names of classes that begin with = + - or @ have an apostrophe before them, so that a "
-                       'spreadsheet does not run them')
+    is_changed = safe_names != names
+    if task['classes'] is not None:
+        is_changed |= classes != [tasks.format_label(label) for label in task['classes']]
+    if is_changed:
+        print0(ev.run, 'names of classes or rows that begin with = + - or @ have an apostrophe before them, so '
+                       'that a spreadsheet does not run them')
     warn_if_constant(ev, p)
 
 
@@ -485,8 +489,8 @@ def check_outputs(file):
     inputs = [Path(path).expanduser().resolve() for path in split_paths(file)]
     for path in output_paths():
         if path.resolve() in inputs:
-            fail(f'{path} is read, and would be replaced by the output: rename it, or call eval.py in another '
-                 'folder')
+            advice = 'give another --embed_out' if embed_out else 'rename it, or call eval.py in another folder'
+            fail(f'{path} is read, and would be replaced by the output: {advice}')
 
 
 def check_action(config, saved):

@@ -127,7 +127,7 @@ def main():
         data.norm = start.norm
         start.digest = digest_of(start, data)
     if resume:
-        copy_runs_that_will_change(experiment, starts)
+        set_outdated_runs_aside(experiment, starts)
     table = [f'| pre-training | {title}, test | {title}, validation | labels | lr | seeds |',
              '|---|---|---|---|---|---|',
              baseline_row(experiment)]
@@ -319,28 +319,34 @@ def train_all(experiment: Experiment, start: Start, table: list[str]) -> dict[fl
     return runs
 
 
-def copy_runs_that_will_change(experiment, starts):
-    """Keeps a copy of the folder if a run in it will be made anew, as its start or the data have changed."""
-    out = experiment.out
+def set_outdated_runs_aside(experiment, starts):
+    """
+    Runs in the folder whose start, or whose data, have changed since are made anew. Before that the whole
+    folder is copied, as the log and the table will change too.
+    """
+    run, out = experiment.run, experiment.out
+    if not run.is_main:
+        return
+    outdated = []
     for start in starts:
         for rate in lr:
             for seed in seeds:
                 path = out.path / file_name(start, rate, seed)
-                if path.exists() and checkpoint.load(path).get('start') not in (None, start.digest):
-                    out.copy_earlier_run()
-                    return
+                if path.exists() and checkpoint.load(path).get('start', start.digest) != start.digest:
+                    print0(run, f'{path}: {start.name} or the data have changed since, so it is made anew')
+                    outdated.append(path)
+    if outdated:
+        out.copy_earlier_run()
+        for path in outdated:  # so that another --resume takes no second copy
+            path.unlink()
 
 
 def finished_run(experiment, start, path):
     """With --resume, the checkpoint of a run that is finished already, else None."""
-    run = experiment.run
     # rank 0 looks: other ranks could see another state of the disk, train, and wait for rank 0 for ever
-    if not resume or not runtime.decide_on_main(path.exists(), run):
+    if not resume or not runtime.decide_on_main(path.exists(), experiment.run):
         return None
     found = checkpoint.load(path, keys=('model', 'task', 'val_score', 'step', 'n_train', 'config'))
-    if found.get('start', start.digest) != start.digest:
-        print0(run, f'{path}: {start.name} or the data have changed since, so it is made anew')
-        return None
     fixed = {name: value for name, value in experiment.config.items() if name not in MAY_CHANGE}
     checkpoint.must_match(found['config'], fixed, path, defaults_of(__file__))
     return found

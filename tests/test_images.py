@@ -13,6 +13,7 @@ from test_data import opened
 
 from util import images
 from util.splits import DRAW_VAL
+from util.tasks import infer_task
 
 
 @pytest.fixture
@@ -87,6 +88,16 @@ def test_an_image_is_turned_as_its_camera_noted(tmp_path, square, orientation):
         want = np.asarray(ImageOps.exif_transpose(image))
     assert np.array_equal(want, np.asarray(square)) == (orientation == 1)
     np.testing.assert_array_equal(read_all(tmp_path / 'p')[0], want[None])
+
+
+def test_folders_called_by_numbers_are_classes(tmp_path, square):
+    for i in range(30):
+        (tmp_path / f'p/{i}').mkdir(parents=True)
+        for j in range(3):
+            square.save(tmp_path / f'p/{i}/{j}.png')
+    d = opened(tmp_path, tmp_path / 'p', image_size=8)
+    task, _, _ = infer_task(d, None, None, ('train',))
+    assert task['target'] == 'multiclass' and len(task['classes']) > 20  # more than numbers may be
 
 
 def test_an_image_with_a_damaged_note_is_read(tmp_path, square):

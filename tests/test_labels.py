@@ -87,4 +87,4 @@ def test_names_of_classes_are_counted_and_not_averaged(tmp_path):
     lines = ['x,y', *[f'{i * i % 97},{i // 2}h' for i in range(60)], '3,4h']
     (tmp_path / 'a.csv').write_text('\n'.join(lines) + '\n')
     d = open_dataset(str(tmp_path / 'a.csv'), label_column='y', data_dir=str(tmp_path / 'datasets'))
-    assert summary(d)[-1] == "labels on 61 rows: 30 classes, the most frequent '4h' 3"
+    assert summary(d)[-1] == "labels on 61 rows: 30 classes; the most frequent is '4h', with 3 rows"

@@ -1,5 +1,6 @@
 """util/readers.py and the reading part of util/files.py: which reader a file has, and what a file may claim."""
 
+import bz2
 import gzip
 import json
 import tarfile
@@ -150,15 +151,22 @@ def test_where_labels_could_be(tmp_path, name, word):
 
 
 @pytest.mark.parametrize('name, start, ending', [
-    ('a.csv', gzip.compress(b'a,y\n1,2\n'), '.gz'), ('a.txt', b'\xfd7zXZ\x00', '.xz'), ('a.jsonl', b'PK\x03\x04', None),
-    ('a.fasta', b'PK\x03\x04', '.zip')])
+    ('a.csv', gzip.compress(b'a,y\n1,2\n'), 'is packed, as a .gz'), ('a.txt', b'\xfd7zXZ\x00', 'is packed, as a .xz'),
+    ('b.txt', bz2.compress(b'abc\n'), 'is packed, as a .bz2'), ('a.jsonl', b'PK\x03\x04', 'a.jsonl'),
+    ('a.fasta', b'PK\x03\x04', 'is a .zip: unpack it')])
 def test_a_packed_file_of_another_name(tmp_path, name, start, ending):
     (tmp_path / name).write_bytes(start)
-    fails(f'is packed, as a {ending}' if ending else name, read, tmp_path / name)
+    fails(ending, read, tmp_path / name)
+
+
+@pytest.mark.parametrize('content, rows', [(b'BZhang hello\nfoo\n', [b'BZhang hello', b'foo']), (b'a\rb', [b'a\rb'])])
+def test_a_text_is_not_taken_for_a_packed_file_or_for_an_old_macs(tmp_path, content, rows):
+    (tmp_path / 'a.txt').write_bytes(content)
+    assert list(read(tmp_path / 'a.txt').x) == rows
 
 
 @pytest.mark.parametrize('name, content', [
-    ('a.csv', b'a,y\r1,2\r3,4\r'), ('a.fasta', b'>a\rMKV\r'), ('a.txt', b'abc\rdef'), ('a.smi', b'CCO\rCC\r')])
+    ('a.csv', b'a,y\r1,2\r3,4\r'), ('a.fasta', b'>a\rMKV\r'), ('a.txt', b'abc\rdef\rghi'), ('a.smi', b'CCO\rCC\r')])
 def test_line_ends_of_old_macs_are_told(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     fails('has line ends of another kind', read, tmp_path / name)

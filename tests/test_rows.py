@@ -31,11 +31,11 @@ def test_complete_rows():
 
 
 def found(x, size=7):
-    """What RowNumbers finds in x (k, n), in chunks."""
+    """What RowNumbers finds in x (k, n), in chunks: inputs that number the rows, or are in their order."""
     numbers = RowNumbers()
     for start in range(0, len(x), size):
         numbers.look(x[start:start + size, :, None])
-    return numbers.found()
+    return sorted({*numbers.numbering(), *numbers.in_order()})
 
 
 def test_columns_that_number_the_rows():
@@ -73,5 +73,5 @@ def test_too_few_rows_and_inputs_of_several_floats_are_not_judged():
     numbers = RowNumbers()
     numbers.look(np.arange(60.0).reshape(20, 1, 3))
     numbers.look(np.zeros((0, 1, 3)))
-    assert numbers.found() == []
-    assert RowNumbers().found() == []
+    assert numbers.numbering() + numbers.in_order() == []
+    assert RowNumbers().numbering() == [] and RowNumbers().in_order() == []

@@ -26,20 +26,52 @@ def test_standard_scores_are_those_of_the_training_rows(tmp_path):
 def test_quantiles_are_scikit_learns(tmp_path):
     sklearn = pytest.importorskip('sklearn.preprocessing',
                                   reason='scikit-learn is the oracle of quantile normalisation')
-    d = table(tmp_path)
+    x = np.random.default_rng(0).normal(size=(3000, 3)) ** 3
+    np.save(tmp_path / 'x.npy', x)
+    d = opened(tmp_path, tmp_path / 'x.npy')
     rows = d.rows('train')
     norm = fit_norm(d, rows, 'quantile')
-    q = norm['quantiles'].numpy()[:, :, 0]
-    oracle = sklearn.QuantileTransformer(n_quantiles=len(q), output_distribution='normal').fit(q)
-    oracle.quantiles_ = q
+    oracle = sklearn.QuantileTransformer(n_quantiles=len(norm['quantiles']), output_distribution='normal',
+                                         subsample=None).fit(np.asarray(d.x[rows, :, 0], np.float64))
     x = np.concatenate([d.x[:500], d.x[:1] + 1000, d.x[:1] - 1000])
-    np.testing.assert_allclose(normalise(x, norm)[:, :, 0], oracle.transform(x[:, :, 0].astype(np.float64)), atol=1e-5)
-    # noise spreads ties: none lands at the +-5.2 ends
-    assert np.abs(normalise(np.asarray(d.x[rows]), norm)[:, 2]).max() < 3
-    train = np.asarray(d.x[rows, :, 0], np.float64)
-    oracle = sklearn.QuantileTransformer(n_quantiles=len(q), output_distribution='normal', subsample=None).fit(train)
-    off = np.abs(normalise(np.asarray(d.x[rows]), norm)[:, :2, 0] - oracle.transform(train)[:, :2])
-    assert off.mean() < 0.005  # the noise moves little but the outermost values
+    want = oracle.transform(x[:, :, 0].astype(np.float64))
+    np.testing.assert_allclose(normalise(x, norm)[:, :, 0], want, atol=1e-5)
+
+
+def columns_of_many_kinds(n=2000):
+    rng = np.random.default_rng(0)
+    ordinary = rng.random(n)
+    sentinel = ordinary.copy()
+    sentinel[7] = 999_999
+    outlier = rng.normal(size=n)
+    outlier[7] = 1e6
+    return {'ordinary': ordinary, 'a sentinel': sentinel, 'an outlier': outlier,
+            'a long tail': rng.lognormal(sigma=3, size=n),
+            'mostly zeros': np.where(rng.random(n) < 0.8, 0, rng.lognormal(size=n)),
+            'tiny whole numbers': rng.integers(0, 6, n) * 1e-12,
+            'huge whole numbers': rng.integers(0, 6, n) * 1e12,
+            'two values': rng.integers(0, 2, n), 'constant': np.full(n, 3.0)}
+
+
+@pytest.mark.parametrize('kind', columns_of_many_kinds())
+def test_a_rank_is_the_middle_of_the_share_below_and_the_share_up_to_a_value(tmp_path, kind):
+    """Whatever the unit, the ties and the tail of a column."""
+    column = columns_of_many_kinds()[kind].astype(np.float32)
+    np.save(tmp_path / 'x.npy', column[:, None])
+    d = opened(tmp_path, tmp_path / 'x.npy')
+    got = normalise(column[:, None, None], fit_norm(d, np.arange(len(column)), 'quantile'))[:, 0, 0]
+    below = (column < column[:, None]).mean(1)
+    up_to = (column <= column[:, None]).mean(1)
+    np.testing.assert_allclose(torch.special.ndtr(torch.from_numpy(got)), (below + up_to) / 2, atol=0.03)
+
+
+def test_an_input_that_is_always_missing_has_quantiles(tmp_path, recwarn):
+    x = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    x[:, 1] = np.nan
+    np.save(tmp_path / 'x.npy', x)
+    d = opened(tmp_path, tmp_path / 'x.npy', missing='mean')
+    got = normalise(x[:, :, None], fit_norm(d, d.rows('train'), 'quantile'))
+    assert (got[:, 1] == 0).all() and not recwarn.list
 
 
 @pytest.mark.parametrize('kind', ['standard', 'quantile'])

@@ -70,6 +70,8 @@ def test_comments_and_numbers_are_no_molecules(tmp_path):
     assert table.x == [b'CCO'] and table.left_out == {'lines that begin with #': 2}
     table = read_bytes(tmp_path / 'b.smi', b'1 CCO\n2 CCN\n')
     assert table.notes == "2 lines do not begin with a SMILES: line 1, '1' for one"
+    table = read_bytes(tmp_path / 'd.smi', b'# my molecules\nsmiles name\nCCO a\n')
+    assert table.x == [b'CCO'] and 'is a header' in table.notes
     table = read_bytes(tmp_path / 'c.smi', b'\nSMILES\nCCO\n')  # a blank line before the header
     assert table.x == [b'CCO'] and 'is a header and no molecule' in table.notes
 

@@ -189,6 +189,21 @@ def test_a_name_tells_a_row_index_of_which_rows_are_missing(tmp_path):
         assert ('has the name of a saved row index' in table.notes) == told
 
 
+def test_measurements_are_no_row_index(tmp_path):
+    """Seats, an index that was measured, years in which rows repeat."""
+    rng = np.random.default_rng(0)
+    lines = ['row,Id,index,year,y']
+    lines += [f'{rng.integers(1, 6)},{rng.integers(1, 5)},{rng.random():.3f},{1990 + i // 3},{i % 2}' for i in range(60)]
+    assert read(write(tmp_path / 'a.csv', lines), label_column='y').notes == ''
+
+
+@pytest.mark.parametrize('step', [3, -3])
+def test_a_column_in_order_is_told_in_its_own_words(tmp_path, step):
+    lines = ['year,a,y', *[f'{1900 + step * i},{i % 7},{i % 2}' for i in range(40)]]
+    notes = read(write(tmp_path / 'a.csv', lines), label_column='y').notes
+    assert "column 'year' grows, or falls, from row to row" in notes and 'numbers the rows' not in notes
+
+
 # ---- what is wrong ends in one line
 
 @pytest.mark.parametrize('text, knobs, word', [

@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+from test_data import opened
 
 from data import open_dataset
 from util import tasks
@@ -124,8 +125,21 @@ def test_whole_numbers_that_are_kept_as_names_are_no_regression(tmp_path, first,
 
 def test_classes_that_differ_in_capitals_are_told(tmp_path):
     _, _, note = inferred(tmp_path, 'TRUE True no TRUE')
-    assert "the classes 'TRUE' and 'True' differ in capitals alone" in note
+    assert "some classes differ in capitals alone: 'TRUE' and 'True'" in note
+    _, _, note = inferred(tmp_path, 'a A b B c C')
+    assert note.count('capitals') == 1 and "'a' and 'A', and 2 more pairs" in note.replace("'A' and 'a'", "'a' and 'A'")
     assert 'capitals' not in inferred(tmp_path, 'TRUE no no TRUE')[2]
+
+
+def test_a_row_is_named_as_a_row_of_the_file_where_it_is_one(tmp_path):
+    alone = refusal(tmp_path, ['1.5', '2.5', *map(str, range(30)), 'emu'], 'regression')
+    assert "'emu' (row 33)" in alone
+    (tmp_path / 'b.csv').write_text('a,y\n1,2\n2,inf\n')
+    (tmp_path / 'a.csv').write_text('a,y\n1,2\n2,3\n')
+    with pytest.raises(UserError, match='row 4 of the prepared data set has the label inf'):
+        opened(tmp_path, tmp_path / 'a.csv', label_column='y', val_file=str(tmp_path / 'b.csv'))
+    with pytest.raises(UserError, match='row 2 has the label inf'):
+        opened(tmp_path, tmp_path / 'b.csv', label_column='y')
 
 
 def test_a_rare_amount_outside_the_training_rows(tmp_path):

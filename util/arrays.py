@@ -44,9 +44,9 @@ def read_arrays(path, meta, input_column=None, label_column=None, missing=None):
 
     if is_inexact:
         meta['notes'].append(f'{path} has whole numbers above 2^53, whose last digits are lost in float64')
-    for column in row_numbers.found():
-        meta['notes'].append(f'warning: column c{column} numbers the rows, or grows with them, which may give '
-                             'the answer away: take it out of the array')
+    for column in sorted({*row_numbers.numbering(), *row_numbers.in_order()}):
+        meta['notes'].append(f'warning: column c{column} numbers the rows, or grows or falls with them, which '
+                             'may give the answer away: take it out of the array')
 
 
 def open_arrays(path, input_column, label_column):

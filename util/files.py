@@ -60,7 +60,7 @@ CHUNK = 8192  # rows looked at in one piece, which bounds the memory
 ARCHIVE_MEMBER = re.compile(r'(.+\.(?:zip|tar|tar\.gz|tgz|tar\.bz2))!(.+)')  # 'a.zip!member'
 OPENERS = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
 # how a packed file begins: its ending
-PACKED = {b'\x1f\x8b': '.gz', b'BZh': '.bz2', b'\xfd7zXZ': '.xz', b'PK\x03\x04': '.zip'}
+PACKED = {rb'\x1f\x8b': '.gz', rb'BZh[1-9]1AY&SY': '.bz2', rb'\xfd7zXZ': '.xz', rb'PK\x03\x04': '.zip'}
 UTF8_MARK = b'\xef\xbb\xbf'  # the byte-order mark that Windows writes at the start of a text
 DAMAGED = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 
@@ -121,11 +121,13 @@ def open_lines(path, encoding=None):
 def check_first_line(path, line):
     """Fails on a packed file whose name does not say so, and on the line ends of old Macs."""
     for start, ending in PACKED.items():
-        if line.startswith(start):
-            fail(f'{path} is packed, as a {ending}: give its name this ending. Of a .zip name a member, '
-                 'a.zip!b.csv')
-    is_whole_file = not line.endswith(b'\n')
-    if is_whole_file and b'\r' in line.rstrip(b'\r'):
+        if not re.match(start, line):
+            continue
+        if ending == '.zip':
+            fail(f'{path} is a .zip: unpack it, and name a file that was in it')
+        fail(f'{path} is packed, as a {ending}: give its name this ending')
+    has_one_line = not line.endswith(b'\n')
+    if has_one_line and line.count(b'\r') > 1:
         fail(f"{path} has line ends of another kind (\\r): `tr '\\r' '\\n' < FILE > NEW` changes them")
 
 

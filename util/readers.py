@@ -12,8 +12,6 @@ from util.tables import TABLE_KNOBS, TABLES, read_table, some
 FASTA = ('.fasta', '.fa', '.faa', '.fna')
 SMILES = ('.smi', '.smiles')
 ENDINGS = (*FASTA, *SMILES, *TABLES, '.txt', '.npy', '.npz')
-KNOWN = ('.txt .smi .fasta .fa .csv .tsv .arff .json .jsonl (also .gz .bz2 .xz), .parquet .npy .npz, and '
-         'folders of images')
 
 
 def read_file(path, meta, ending=None, window=None, **options):
@@ -41,7 +39,8 @@ def read_rows(path, meta, ending, options):
         refuse_knobs(path, options)
         return read_images(path, meta)
     if ending not in ENDINGS:
-        fail(f'{path}: unknown ending {ending!r}; known: {KNOWN}')
+        fail(f'{path}: unknown ending {ending!r}; known: {" ".join(ENDINGS)} (texts also with .gz .bz2 .xz), '
+             'and folders of images')
     if ending in TABLES:
         return read_table(path, ending, meta, **options)
     if ending == '.npz':

@@ -36,8 +36,8 @@ def complete_rows(x: np.ndarray, missing: str | None, left_out) -> np.ndarray:
 class RowNumbers:
     """
     Finds the inputs that only number the rows, as a saved index does: whole numbers that follow one another,
-    each there once, in any order; or that grow, or fall, from each row to the next. Rows come in chunks, so
-    each input's least, greatest, last, sum and sum of squares are kept.
+    each there once, in any order. Also those of whole numbers that grow, or fall, from each row to the next.
+    Rows come in chunks, so each input's least, greatest, last, sum and sum of squares are kept.
     """
 
     def __init__(self):
@@ -77,15 +77,10 @@ class RowNumbers:
         self.total[at] += values.sum(0)
         self.squares[at] += (values ** 2).sum(0)
 
-    def found(self) -> list[int]:
-        """The places of these inputs. None are found where the rows are too few to tell."""
+    def numbering(self) -> list[int]:
+        """The places of the inputs that number the rows. None are found where the rows are too few to tell."""
         found = []
-        if self.columns is None or self.n_rows < FEWEST:
-            return found
-        for place in self.columns:
-            if self.grows[place] or self.falls[place]:
-                found.append(int(place))
-                continue
+        for place in self.whole():
             least = self.least[place]
             greatest = self.greatest[place]
             if greatest - least + 1 != self.n_rows:
@@ -96,3 +91,18 @@ class RowNumbers:
             if same_total and same_squares:
                 found.append(int(place))
         return found
+
+    def in_order(self) -> list[int]:
+        """The places of the inputs that grow, or fall, from each row to the next."""
+        return [int(place) for place in self.whole() if self.grows[place] or self.falls[place]]
+
+    def like_names(self) -> list[int]:
+        """The places of the inputs whose whole numbers lie as far apart as half the number of rows, or more."""
+        return [int(place) for place in self.whole()
+                if self.greatest[place] - self.least[place] + 1 >= self.n_rows / 2]
+
+    def whole(self):
+        """The inputs that are whole numbers in all rows; none where the rows are too few to tell."""
+        if self.columns is None or self.n_rows < FEWEST:
+            return []
+        return self.columns

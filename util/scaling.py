@@ -73,16 +73,13 @@ def fit_standard(x, rows):
 
 def fit_quantiles(x, rows):
     """
-    Quantiles of each input, for ranks that are mapped to a Gaussian, as Gorishniy et al. 2021
-    (github.com/yandex-research/rtdl) do it with scikit-learn's QuantileTransformer: up to 1,000 quantiles of
-    the values plus a little noise, which spreads the ties of discrete features. Here the noise is a thousandth
-    of the standard deviation, so that the unit of an input does not matter.
+    Up to 1,000 quantiles of each input, for ranks that are mapped to a Gaussian, as Gorishniy et al. 2021
+    (github.com/yandex-research/rtdl) do it with scikit-learn's QuantileTransformer. They add noise to spread
+    the ties of discrete features; here a repeated value gets the middle of its ranks, which needs no noise.
     """
     rng = np.random.default_rng(0)
     part = x[np.sort(rng.permutation(rows)[:N_ROWS])].astype(np.float64)  # (k, n, d_raw)
-    std = np.nanstd(part, 0)
-    std[std == 0] = 1  # a constant input gets the middle of the ranks
-    part += rng.normal(size=part.shape) * 1e-3 * std
+    part[:, np.isnan(part).all(0)] = 0  # an input that is always missing
     n_quantiles = max(min(len(rows) // 30, 1000), 10)
     quantile = np.nanquantile if np.isnan(part).any() else np.quantile  # the first is slow
     levels = np.linspace(0, 1, n_quantiles)
@@ -109,11 +106,9 @@ def ranks(x, quantiles):
     for i, j in np.ndindex(x.shape[1:]):
         value = x[:, i, j].astype(np.float64)  # (B,)
         q = quantiles[:, i, j]
-        # from below and from above, so that a value repeated in many quantiles gets the middle of its ranks
+        # from below and from above, so that a value repeated in many quantiles gets the middle of its ranks;
+        # what lies outside the quantiles gets 0 or 1
         below = np.interp(value, q, levels)
         above = np.interp(-value, -q[::-1], -levels[::-1])
         rank[:, i, j] = (below - above) / 2
-        margin = 1e-7 * (q[-1] - q[0])
-        rank[value - margin < q[0], i, j] = 0
-        rank[value + margin > q[-1], i, j] = 1
     return rank

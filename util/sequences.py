@@ -46,10 +46,10 @@ def read_smiles(path, meta):
             meta['notes'].append(f'the first line, {shown(line)}, is a header and no molecule')
             is_first = False
             continue
-        is_first = False
         if word.startswith(b'#'):  # the sign of a bond, with which no SMILES begins
             meta['left_out']['lines that begin with #'] += 1
             continue
+        is_first = False
         if b',' in word:
             fail(f'{path}, line {line_number}: {shown(word)} has a comma, which no SMILES has: separate a name '
                  'by a space, or call the file .csv')

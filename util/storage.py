@@ -74,6 +74,17 @@ def checksums(fingerprint):
     return dict(zip(words[::2], words[1::2]))
 
 
+def row_name(meta, row):
+    """
+    'row 7' of a file, for a person: the first is 1. Where several files follow one another, or rows were left
+    out, it is no row of a file, and the text says so.
+    """
+    text = f'row {row + 1:,}'
+    if meta['known'] or len(meta['source']) > 1 or any(meta['left_out'].values()):
+        text += ' of the prepared data set'
+    return text
+
+
 def write(folder, name, sources, meta, in_float64):
     """
     Write the chunks of all sources, [(split code, chunks)], into a folder, and meta.json last. The split code
@@ -187,7 +198,8 @@ class FolderWriter:
         infinite = np.flatnonzero(np.isinf(y))
         if len(infinite):
             row = infinite[0]
-            fail(f'{self.name}, row {row + 1}, has the label {y[row]}: correct that row, or drop it')
+            fail(f'{self.name}: {row_name(self.meta, row)} has the label {y[row]}: correct that row, or drop '
+                 'it')
         self.put('y.bin', y)
         self.put('split.bin', split)
         if self.lengths:
@@ -198,8 +210,8 @@ class FolderWriter:
         if self.columns is not None:
             notes += self.columns.notes(self.meta['columns'])
         if not self.is_utf8:
-            notes.append('this is not UTF-8 text, and its bytes are read as they are; to change that: '
-                         '`iconv -f UTF-16 -t UTF-8`, or -f LATIN1')
+            notes.append('this is not UTF-8 text, or has zero bytes in it, and its bytes are read as '
+                         'they are; to change that: `iconv -f UTF-16 -t UTF-8`, or -f LATIN1')
         self.finish_meta(classes, notes)
         for file in (*self.files, 'meta.json', ''):  # all of it is on the disk before the folder gets its name
             sync(self.folder / file)

@@ -56,7 +56,8 @@ def describe_labels(dataset):
     values, counts = np.unique(y, return_counts=True)
     if dataset.meta['classes'] and len(values) > 10:
         most = int(values[counts.argmax()])  # the number of a class
-        text = f'{len(values):,} classes, the most frequent {dataset.meta["classes"][most]!r} {counts.max():,}'
+        name = dataset.meta['classes'][most]
+        text = f'{len(values):,} classes; the most frequent is {name!r}, with {counts.max():,} rows'
     elif len(values) <= 10:
         names = dataset.meta['classes'] or [f'{value:.15g}' for value in values]
         text = ', '.join(f'{name} {n:,}' for name, n in zip(names, counts))

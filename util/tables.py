@@ -332,10 +332,17 @@ class NumberInputs:
         for at, known in self.known.items():
             notes.append(f'column {self.names[at]!r} holds text, whose {len(known)} categories are numbered in '
                          f'the order of first use: {some(known)}')
-        numbering = set(self.row_numbers.found())
+        numbering = self.row_numbers.numbering()
+        in_order = self.row_numbers.in_order()
+        like_names = self.row_numbers.like_names()
         for at, name in enumerate(self.names):
-            advice = f'which may give the answer away: {shlex.quote(f"--drop_column={name}")} leaves it out'
+            advice = f'{shlex.quote(f"--drop_column={name}")} leaves it out'
             if at in numbering:
-                notes.append(f'warning: column {name!r} numbers the rows, or grows with them, {advice}')
-            elif INDEX_NAME.fullmatch(name):
-                notes.append(f'warning: column {name!r} has the name of a saved row index, {advice}')
+                notes.append(f'warning: column {name!r} numbers the rows, which may give the answer '
+                             f'away: {advice}')
+            elif at in like_names and INDEX_NAME.fullmatch(name):
+                notes.append(f'warning: column {name!r} has the name of a saved row index, which may give the '
+                             f'answer away: {advice}')
+            elif at in in_order:
+                notes.append(f'warning: column {name!r} grows, or falls, from row to row. If the rows are in '
+                             f'the order of the label or of time, it may give the answer away: {advice}')

@@ -17,6 +17,7 @@ import math
 
 import numpy as np
 
+from util import storage
 from util.errors import fail
 from util.metrics import METRICS, predicted_classes
 from util.readers import label_advice
@@ -38,10 +39,10 @@ def infer_task(dataset, target, metric, splits=SPLITS, positive=None):
     What is to be predicted. -> (task, {split: its rows that have a label}, note)
 
     target and metric are the user's; None stands for those of a data set known by name, and then for a guess.
-    A file's target is inferred from its labels: two values are binary; text, or up to 20 whole numbers, are
-    classes; all else is a regression. positive is the name of one of two classes; None chooses one
-    (choose_positive). The note tells the user what was inferred, a line each; it is '' if nothing was. Fails on
-    labels from which nothing can be learned.
+    A file's target is inferred from its labels: two values are binary; text, folders of images, or up to 20
+    whole numbers, are classes; all else is a regression. positive is the name of one of two classes; None
+    chooses one (choose_positive). The note tells the user what was inferred, a line each; it is '' if nothing
+    was. Fails on labels from which nothing can be learned.
     """
     rows = labelled_rows(dataset, splits)
     # the distinct training labels, as numbers in increasing order, and the rows of each
@@ -54,7 +55,8 @@ def infer_task(dataset, target, metric, splits=SPLITS, positive=None):
     target = target or dataset.meta['target']
     target_is_inferred = not target
     if target_is_inferred:
-        refuse_numbers_with_a_few_texts(dataset)
+        if not dataset.is_images:
+            refuse_numbers_with_a_few_texts(dataset)
         target = infer_target(dataset, values)
         notes.append(f'target: {target}, as the labels have {len(values):,} values; --target= chooses another')
     if target not in TARGETS:
@@ -96,8 +98,8 @@ def infer_target(dataset, values):
     """values: the distinct training labels, as numbers. -> 'binary', 'multiclass' or 'regression'"""
     if len(values) == 2:
         return 'binary'
-    if dataset.meta['classes'] or look_like_classes(values):
-        return 'multiclass'
+    if dataset.meta['classes'] or dataset.is_images or look_like_classes(values):
+        return 'multiclass'  # the folder of an image is a class, even if it is called 7
     return 'regression'
 
 
@@ -136,12 +138,18 @@ def refuse_new_classes(dataset, split, rows, values, target_is_inferred):
     if not len(new):
         return
     label = show_class(dataset.labels(new[:1])[0])
-    known = ', '.join(format_label(c) for c in dataset.label_values(values[:10]))
+    where = storage.row_name(dataset.meta, new[0])
     advice = ''
     if target_is_inferred and not dataset.meta['classes']:
         advice = '. If the labels are amounts, not classes, pass --target=regression'
-    fail(f'{len(new)} {split} rows have labels outside the classes to learn, {label} (row {new[0] + 1:,}) for '
-         f'one; the classes are {known}{", ..." if len(values) > 10 else ""}{advice}')
+    fail(f'{len(new)} {split} rows have labels outside the classes to learn, {label} ({where}) for one; '
+         f'the classes are {some_classes(dataset.label_values(values))}{advice}')
+
+
+def some_classes(classes):
+    """The first ten classes, as a text."""
+    text = ', '.join(format_label(c) for c in classes[:10])
+    return text + ', ...' if len(classes) > 10 else text
 
 
 def class_numbers(labels, classes):
@@ -149,11 +157,8 @@ def class_numbers(labels, classes):
     number_of = {c: i for i, c in enumerate(classes)}
     unknown = [label for label in labels if label not in number_of]
     if unknown:
-        known = ', '.join(format_label(c) for c in classes[:10])
-        if len(classes) > 10:
-            known += ', ...'
         fail(f'{len(unknown)} rows have labels outside the classes to learn, {unknown[0]!r} for one; '
-             f'the classes are {known}')
+             f'the classes are {some_classes(classes)}')
     return np.array([number_of[label] for label in labels], np.int64)
 
 
@@ -234,10 +239,14 @@ def notes_on_classes(dataset):
         notes.append(f'{sum(like_numbers.values()):,} labels are numbers and {sum(texts.values()):,} are text '
                      f'({examples(dataset, texts)}): all are taken for classes')
     spelled = {}  # a name in small letters -> the name
+    pairs = []
     for name in texts:
-        other = spelled.setdefault(name.strip().lower(), name)
+        other = spelled.setdefault(name.lower(), name)
         if other != name:
-            notes.append(f'the classes {other!r} and {name!r} differ in capitals alone')
+            pairs.append(f'{other!r} and {name!r}')
+    if pairs:
+        more = f', and {len(pairs) - 1} more pairs' if len(pairs) > 1 else ''
+        notes.append(f'some classes differ in capitals alone: {pairs[0]}{more}')
     for name, count in {**like_numbers, **texts}.items():
         if name.lower() in MISSING_WORDS:
             notes.append(f'{name!r} is one of the classes, with {count:,} rows; if it means that the label is '
@@ -250,7 +259,7 @@ def examples(dataset, names):
     shown = []
     for name in list(names)[:3]:
         row = np.flatnonzero(dataset.y == dataset.meta['classes'].index(name))[0]
-        shown.append(f'{name!r} (row {row + 1:,})')
+        shown.append(f'{name!r} ({storage.row_name(dataset.meta, row)})')
     if len(names) > 3:
         shown.append('...')
     return ', '.join(shown)
