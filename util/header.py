@@ -62,12 +62,15 @@ def select_columns(table, meta, input_column, label_column, drop_column, split_c
 
 def check_named_once(table, inputs, dropped):
     """Fails on a column that input_column names twice, or that drop_column names too."""
+    dropped = set(dropped)
+    seen = set()
     for place in inputs:
         name = table.names[place]
         if place in dropped:
             fail(f'{table.path}: {name!r} is in input_column and in drop_column: take it out of one')
-        if inputs.count(place) > 1:
+        if place in seen:
             fail(f'{table.path}: {name!r} is named twice in input_column: name it once')
+        seen.add(place)
 
 
 def places_of(table):

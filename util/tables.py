@@ -332,9 +332,9 @@ class NumberInputs:
         for at, known in self.known.items():
             notes.append(f'column {self.names[at]!r} holds text, whose {len(known)} categories are numbered in '
                          f'the order of first use: {some(known)}')
-        numbering = self.row_numbers.numbering()
-        in_order = self.row_numbers.in_order()
-        like_names = self.row_numbers.like_names()
+        numbering = set(self.row_numbers.numbering())
+        in_order = set(self.row_numbers.in_order())
+        like_names = set(self.row_numbers.like_names())
         for at, name in enumerate(self.names):
             advice = f'{shlex.quote(f"--drop_column={name}")} leaves it out'
             if at in numbering:
