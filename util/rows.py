@@ -96,7 +96,7 @@ class RowNumbers:
         """The places of the inputs that grow, or fall, from each row to the next."""
         return [int(place) for place in self.whole() if self.grows[place] or self.falls[place]]
 
-    def like_names(self) -> list[int]:
+    def spread_out(self) -> list[int]:
         """The places of the inputs whose whole numbers lie as far apart as half the number of rows, or more."""
         return [int(place) for place in self.whole()
                 if self.greatest[place] - self.least[place] + 1 >= self.n_rows / 2]

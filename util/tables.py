@@ -334,13 +334,13 @@ class NumberInputs:
                          f'the order of first use: {some(known)}')
         numbering = set(self.row_numbers.numbering())
         in_order = set(self.row_numbers.in_order())
-        like_names = set(self.row_numbers.like_names())
+        spread_out = set(self.row_numbers.spread_out())
         for at, name in enumerate(self.names):
             advice = f'{shlex.quote(f"--drop_column={name}")} leaves it out'
             if at in numbering:
                 notes.append(f'warning: column {name!r} numbers the rows, which may give the answer '
                              f'away: {advice}')
-            elif at in like_names and INDEX_NAME.fullmatch(name):
+            elif at in spread_out and INDEX_NAME.fullmatch(name):
                 notes.append(f'warning: column {name!r} has the name of a saved row index, which may give the '
                              f'answer away: {advice}')
             elif at in in_order:
