@@ -252,9 +252,14 @@ def checked_value(name, value, knobs, source):
         fail(f'{source}: {name}: wants a value, got no value')
     try:
         parsed = parse(value, knob) if source == 'command line' else value
-        return fit(parsed, knob)
+        fitted = fit(parsed, knob)
     except (ValueError, OverflowError) as error:
         fail(f'{source}: {name}: {error}, got {value!r}')
+    items = fitted if isinstance(fitted, tuple) else (fitted,)
+    may_be_empty = knob.default == '' or name.endswith('_column')  # a column of a table may have no name
+    if '' in items and not may_be_empty:  # such as --val_file=$VAL where VAL is not set
+        fail(f'{source}: {name}: wants a value, got an empty text')
+    return fitted
 
 
 def parse(text, knob):

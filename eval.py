@@ -260,7 +260,7 @@ def output_paths() -> list[Path]:
     """What predict writes, or what embed writes: the vectors, and the names of the rows."""
     if predict:
         return [Path(f'{output_stem(predict)}.predictions.csv')]
-    path = Path(embed_out or f'{output_stem(embed)}.embeddings.npy')
+    path = Path(embed_out or f'{output_stem(embed)}.embeddings.npy').expanduser()
     return [path, path.with_suffix('.rows.txt')]
 
 
@@ -406,13 +406,13 @@ def show_curves():
     panels = plots.panels_of_logs(runs)
     if not panels:
         fail(f'{", ".join(runs)}: nothing is logged there yet')
-    plots.plot(panels, 'step', Path(show_out or runs[0]) / 'curves.png')
+    plots.plot(panels, 'step', Path(show_out or runs[0]).expanduser() / 'curves.png')
 
 
 def picture_folder() -> Path:
     if show_out:
-        return Path(show_out)
-    home = Path(ckpt.replace('hf:', 'out/'))
+        return Path(show_out).expanduser()
+    home = Path(ckpt.replace('hf:', 'out/')).expanduser()
     return home.parent if home.is_file() else home
 
 

@@ -114,7 +114,7 @@ def test_argv_defaults_to_the_command_line(toy, monkeypatch):
 @pytest.mark.parametrize('argument, wanted', [
     ('--lr=3', 3.0), ('--lr=3e-4', 3e-4), ('--lr=-1', -1.0), ('--lr=inf', math.inf), ('--lr=1e999', math.inf),
     ('--steps=1e3', 1000), ('--steps=1_000', 1000), ('--steps=-2', -2), ('--low=5', 5),
-    ('--dataset=1e3', '1e3'), ('--dataset=None', 'None'), ('--dataset=', ''), ('--dataset=a=b', 'a=b'),
+    ('--dataset=1e3', '1e3'), ('--dataset=None', 'None'), ('--dataset=a=b', 'a=b'),
     ('--dataset=(a)', '(a)'), ("--dataset='q'", "'q'"), ('--dataset=--x', '--x'), ('--dataset=a,b', 'a,b'),
     ('--compile=True', True), ('--compile=true', True), ('--compile=False', False),
     ('--compile=false', False),
@@ -152,6 +152,7 @@ def test_config_file_values(toy, line, wanted):
     '--max_len={}', '--max_len=1j', '--max_len=1,(2,)', "--max_len=b'x'",
     '--seeds=0,x', '--seeds=0.5', '--seeds=True', '--seeds=None', '--seeds=(0, (1,))',
     '--masks=(1, 2)', '--rates=1,nan', '--flags=1,0', '--gaps=x',
+    '--dataset=', '--masks=', '--masks=random,', '--max_len=',  # a variable of the shell that is not set
 ])
 def test_wrong_types_on_the_command_line(refused, argument):
     err = refused(argument)
@@ -163,7 +164,7 @@ def test_wrong_types_on_the_command_line(refused, argument):
     'steps = 1.5',
     'steps = True', 'steps = "3"', 'steps = [3]', 'compile = 1', 'compile = "True"', 'dataset = 3',
     'dataset = None', 'max_len = {}', 'max_len = float("nan")', 'seeds = (0, "a")', 'seeds = [True]',
-    'masks = (1,)', 'def lr(): pass', 'import os as lr',
+    'dataset = ""', 'masks = (1,)', 'def lr(): pass', 'import os as lr',
 ])
 def test_wrong_types_in_a_config_file(refused, line):
     err = refused('c.py', c=line)

@@ -414,6 +414,17 @@ def test_embeddings_of_a_users_file(run, tmp_path):
     assert abs(v[0] - v[1]).max() > 1e-5
 
 
+def test_paths_may_begin_with_a_tilde(run, table, tmp_path, monkeypatch, no_matplotlib):
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    run('pretrain.py', '--dataset=t.npz', '--max_steps=2', '--warmup_steps=1', '--out_dir=~/pre')
+    run('pretrain.py', '--init_from=~/pre', '--dataset=t.npz', '--max_steps=2', '--warmup_steps=1')
+    run('finetune.py', '--init_from=~/pre', '--max_steps=2', '--warmup_steps=1', '--seeds=0', '--out_dir=~/fine')
+    run('eval.py', '--ckpt=~/pre', '--embed=t.npz', '--embed_out=~/v.npy')
+    shown = run('eval.py', '--show=curves', '--runs=~/pre,~/fine', '--show_out=~/pictures').stdout
+    assert len(np.load(tmp_path / 'home/v.npy')) == 300
+    assert 'val_loss_random' in shown and 'val_score' in shown and not (tmp_path / '~').exists()
+
+
 def test_probe_of_a_checkpoint(run, table):
     out = run('eval.py', '--ckpt=ckpt', '--probe', '--n_train=100').stdout
     assert 'target: binary, as the labels have 2 values' in out  # a guess, and so it is said

@@ -66,6 +66,7 @@ def load(path, keys=('model', 'model_args', 'config'), data_dir='datasets'):
     path: a file, or a folder, which means its last.pt; or weights of the authors, as a folder with config.json
     or as hf:OWNER/NAME, which is kept in DATA_DIR/downloads. Those are turned into a checkpoint of ours.
     """
+    path = os.path.expanduser(path)
     if is_theirs(path):
         checkpoint, sentence = load_theirs(path, data_dir)
         check_model(checkpoint, path)

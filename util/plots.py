@@ -73,7 +73,7 @@ def panels_of_logs(folders):
 def read_log(folder):
     """The entries of a log.jsonl. Its last line may be half written."""
     try:
-        lines = (Path(folder) / 'log.jsonl').read_text().splitlines()
+        lines = (Path(folder).expanduser() / 'log.jsonl').read_text().splitlines()
         return [json.loads(line) for line in lines if line.endswith('}')]
     except (OSError, ValueError) as error:
         fail(f'runs={folder}: no log of pretrain.py or finetune.py there: {error}')

@@ -1,6 +1,7 @@
 """What fine-tuning starts from: scratch, or the weights of a checkpoint; and the scale of its inputs."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def find_starts(config: dict, usual_folder: str) -> list[Start]:
 
 def runs_in(name, asked):
     """The paths of the runs that a name stands for."""
+    name = os.path.expanduser(name)
     if (Path(name) / 'last.pt').exists():
         return [name]
     runs = sorted(Path(name).glob('*/last.pt'))
