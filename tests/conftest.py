@@ -72,7 +72,9 @@ def run(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def two_processes(tmp_path):
-    """two_processes(script, *options) runs a script in the same folder under torchrun, on two gloo processes."""
+    """
+    two_processes(script, *options) runs a script in the same folder under torchrun, on two gloo processes.
+    """
     def call(script, *options):
         done = subprocess.run([*TORCHRUN, str(ROOT / script), *options], cwd=tmp_path, text=True,
                               capture_output=True, timeout=120, env={**os.environ, 'OMP_NUM_THREADS': '1'})
@@ -96,8 +98,8 @@ def read_picture():
 @pytest.fixture
 def real():
     """
-    real('BBBP.csv') is the path of a real file, found where users' files are: in the folder that SMA_MIRROR named
-    when pytest started, at any depth. The test is skipped, by the file's name, where there is none.
+    real('BBBP.csv') is the path of a real file, found where users' files are: in the folder that SMA_MIRROR
+    named when pytest started, at any depth. The test is skipped, by the file's name, where there is none.
     """
     def find(name):
         found = next(Path(REAL).resolve().rglob(name), None) if REAL else None
@@ -132,12 +134,14 @@ class Copies(TorchDispatchMode):
 @pytest.fixture
 def copies(run, monkeypatch):
     """
-    copies(script, *options): how many tensors come to the device in each optimiser step but the first of a run. The
-    device is 'meta', which computes no numbers; asking it for one, as .item() and .nonzero() do, is an error.
+    copies(script, *options): how many tensors come to the device in each optimiser step but the first of a run.
+    The device is 'meta', which computes no numbers; asking it for one, as .item() and .nonzero() do,
+    is an error.
     """
     update = optim.update
 
-    def scaler(run):  # the real one decides on the GPU which steps to skip, by a kernel that there is not for meta
+    # the real one decides on the GPU which steps to skip, by a kernel that there is not for meta
+    def scaler(run):
         off = torch.amp.GradScaler(enabled=False)
         off.fixed_scale = None
         return off
@@ -160,7 +164,8 @@ def copies(run, monkeypatch):
             return norm if len(seen) < 5 else sys.exit(0)
         monkeypatch.setattr(optim, 'update', counted)
         monkeypatch.setattr(optim, 'make_scaler', scaler)
-        monkeypatch.setattr('util.baseline.constant_loss', lambda *args: 1.0)  # reads all inputs, before the first step
+        # reads all inputs, before the first step
+        monkeypatch.setattr('util.baseline.constant_loss', lambda *args: 1.0)
         with mode:
             run(script, *options, '--device=meta', '--max_steps=9')
         return [b - a for a, b in zip(seen, seen[1:])]

@@ -72,7 +72,9 @@ def run_steps(script, options, n_steps=N_STEPS):
 
 
 def run_whole(script, options):
-    """Run a script to its end on the fake GPU. -> how often each line of the project waits for the GPU: Counter"""
+    """
+    Run a script to its end on the fake GPU. -> how often each line of the project waits for the GPU: Counter
+    """
     def save(saved, file):
         for t in tree_leaves(saved):
             if torch.is_tensor(t) and t.device.type == 'cuda':
@@ -80,7 +82,9 @@ def run_whole(script, options):
 
     def check(self, step):  # a number that is read from the fake GPU is always 1, which would be a fault here
         int(self.in_a_row)
-    with fake_gpu() as gpu, mock.patch.object(torch, 'save', save), mock.patch.object(optim.Skips, 'check', check):
+    saving = mock.patch.object(torch, 'save', save)
+    checking = mock.patch.object(optim.Skips, 'check', check)
+    with fake_gpu() as gpu, saving, checking:
         run_script(script, options)
     return Counter(gpu.waits)
 
@@ -105,8 +109,8 @@ N_BATCHES = 4  # that there are rows for
 
 def stand_in(knobs, folder):
     """
-    A file or folder of random rows in the place of a data set, as long as the model takes them, which is where a step
-    takes the most memory. knobs: those of the config. -> its path
+    A file or folder of random rows in the place of a data set, as long as the model takes them, which is where
+    a step takes the most memory. knobs: those of the config. -> its path
     """
     name = knobs['dataset']
     path = folder / f'{name}-{knobs["batch_size"]}'
@@ -123,7 +127,8 @@ def stand_in(knobs, folder):
     with open(path, 'wb') as f:
         f.write(b'text,y\n')
         for i in range(n_rows):
-            length = knobs['seq_len'] - 2 - rng.integers(8)  # without CLS and SEP; most rows are padded a little
+            # without CLS and SEP; most rows are padded a little
+            length = knobs['seq_len'] - 2 - rng.integers(8)
             f.write(rng.integers(65, 91, length, np.uint8).tobytes() + b',%d\n' % (i % 2))
     return path
 
@@ -176,7 +181,8 @@ def data_options(script, knobs, folder):
 def run_pretraining(config, options, folder, n_steps=N_STEPS):
     """Steps of a pre-training config on the fake GPU. folder: where random rows and output go"""
     knobs = knobs_of('pretrain.py', config)
-    return run_steps('pretrain.py', [f'config/{config}.py', *data_options('pretrain.py', knobs, folder), *QUIET, *options], n_steps)
+    options = [f'config/{config}.py', *data_options('pretrain.py', knobs, folder), *QUIET, *options]
+    return run_steps('pretrain.py', options, n_steps)
 
 
 def run_tuning(config, options, folder, n_steps=N_STEPS):
@@ -194,15 +200,16 @@ def tuning_command(config, options, folder):
     if config == 'finetune_imagenet100':
         options = ['--target=multiclass', *options]
     return 'finetune.py', [
-        f'config/{config}.py', *data_options('finetune.py', rows, folder), '--compile=false', '--val_share=0.1', '--test_share=0.1',
-        '--init_from=scratch', '--max_steps=50', '--eval_interval=99', '--n_train=None', '--seeds=0', '--lr=1e-4',
-        *model, *options]
+        f'config/{config}.py', *data_options('finetune.py', rows, folder), '--compile=false',
+        '--val_share=0.1', '--test_share=0.1', '--init_from=scratch', '--max_steps=50', '--eval_interval=99',
+        '--n_train=None', '--seeds=0', '--lr=1e-4', *model, *options]
 
 
 def run_shallow(run, config, options, folder):
     """
-    Two steps of a config whose model is cut down to 2 layers, where it has more than 4. -> Steps, and the peak in GB of
-    the whole model. Each block takes as much memory as another, so models of 1 and 2 layers tell what all take.
+    Two steps of a config whose model is cut down to 2 layers, where it has more than 4. -> Steps, and the peak
+    in GB of the whole model. Each block takes as much memory as another, so models of 1 and 2 layers
+    tell what all take.
     """
     n_layer = knobs_of('pretrain.py', TUNING.get(config, config))['n_layer']
     if n_layer <= 4:
@@ -237,7 +244,8 @@ def memory_fault(config, peak_gb):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('wanted', nargs='?', default='', help='part of the name of a case')
-    parser.add_argument('--parts', action='store_true', help='what takes the memory, and which kernels attention takes')
+    parser.add_argument('--parts', action='store_true',
+                        help='what takes the memory, and which kernels attention takes')
     args = parser.parse_args()
     if why_not():
         sys.exit(why_not())

@@ -5,18 +5,18 @@ A GPU that computes no numbers, for tests on machines that have none.
         ...                 a script that finds and uses cuda:0
     gpu.peak, gpu.waits, gpu.copies, gpu.operations
 
-What the CPU computes is real. A tensor on cuda:0 is a FakeTensor of PyTorch: it has a shape, a dtype and a device, and
-no numbers. So an operation on tensors of two devices is an error, as it is on a real GPU. Each operation is seen by
-`FakeGPU`, which counts
+What the CPU computes is real. A tensor on cuda:0 is a FakeTensor of PyTorch: it has a shape, a dtype and a
+device, and no numbers. So an operation on tensors of two devices is an error, as it is on a real GPU. Each
+operation is seen by `FakeGPU`, which counts
 
-    waits       where the program would wait for the GPU: it asks for a number, or copies to or from memory that is not
-                pinned
+    waits       where the program would wait for the GPU: it asks for a number, or copies to or from memory that
+                is not pinned
     copies      tensors that come from the CPU, whether the program waits or not
     operations  those that start at least one kernel; views do not
     peak        the most bytes that tensors on the GPU take at any time, each storage from its making to its end
 
-Attention takes the kernel that PyTorch would take on an H100. What is not counted: what CUDA itself and the libraries
-keep (about 1 GB), and what is lost between blocks of memory.
+Attention takes the kernel that PyTorch would take on an H100. What is not counted: what CUDA itself and the
+libraries keep (about 1 GB), and what is lost between blocks of memory.
 
 A build of PyTorch without CUDA lacks what autograd asks of a device. fake_gpu.cpp adds that, and needs g++.
 """
@@ -43,7 +43,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT_FOLDERS = (ROOT, ROOT / 'util')
 ALLOCATOR_BLOCK = 512  # CUDA's allocator of PyTorch rounds every request up to a multiple of it
 H100_BYTES = 85e9  # what torch.cuda says of an H100 of 80 GB
-FOREACH_TYPES = [torch.Tensor, torch.nn.Parameter, FakeTensor]  # tensors of which many are changed by one kernel
+# tensors of which many are changed by one kernel
+FOREACH_TYPES = [torch.Tensor, torch.nn.Parameter, FakeTensor]
 aten = torch.ops.aten
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 
@@ -76,8 +77,8 @@ def install_guard():
 
 class Attention:
     """
-    F.scaled_dot_product_attention of an H100: the rules of ATen/native/transformers/cuda/sdp_utils.cpp for the inputs
-    that this project gives it. `seen` counts which kernel ran on which shapes.
+    F.scaled_dot_product_attention of an H100: the rules of ATen/native/transformers/cuda/sdp_utils.cpp for the
+    inputs that this project gives it. `seen` counts which kernel ran on which shapes.
     """
 
     def __init__(self):
@@ -92,7 +93,8 @@ class Attention:
         d, d_v = q.shape[-1], v.shape[-1]
         is_half = q.dtype in (torch.bfloat16, torch.float16)
         multiple = 8 if is_half else 4
-        if is_half and self.cudnn_is_on and max(d, d_v) <= 128 and d % 8 == 0 and d_v % 8 == 0 and k.shape[2] > 1:
+        widths_fit = max(d, d_v) <= 128 and d % 8 == 0 and d_v % 8 == 0
+        if is_half and self.cudnn_is_on and widths_fit and k.shape[2] > 1:
             if not dropout or (q.shape[2] > 1 and (dropout * 16).is_integer()):
                 return 'cudnn'
         if is_half and mask is None and d == d_v and d <= 256:
@@ -118,7 +120,8 @@ class Attention:
             if extra:
                 q, k, v = F.pad(q, (0, extra)), F.pad(k, (0, extra)), F.pad(v, (0, extra))
             scale = d ** -0.5
-            return aten._scaled_dot_product_flash_attention(q, k, v, dropout, False, False, scale=scale)[0][..., :d]
+            result = aten._scaled_dot_product_flash_attention(q, k, v, dropout, False, False, scale=scale)
+            return result[0][..., :d]
         if name == 'efficient':
             return aten._scaled_dot_product_efficient_attention(q, k, v, mask, needs_grad, dropout, False)[0]
         return aten._scaled_dot_product_attention_math(q, k, v, mask, dropout)[0]
@@ -171,8 +174,8 @@ class FakeGPU(TorchDispatchMode):
 
     def answer(self, function, args, kwargs):
         """
-        What the program would wait for, noted and answered, else None. A number is 1, all of a bool mask is True,
-        and a tensor that comes back to the CPU is full of zeros.
+        What the program would wait for, noted and answered, else None. A number is 1, all of a bool mask is
+        True, and a tensor that comes back to the CPU is full of zeros.
         """
         t = args[0] if args else None
         if function is aten._local_scalar_dense.default:
@@ -277,7 +280,10 @@ def where():
 # a machine that has it
 
 class PlainLoader:
-    """In the place of torch's DataLoader: the same batches, read by this process, marked as pinned if they would be."""
+    """
+    In the place of torch's DataLoader: the same batches, read by this process,
+    marked as pinned if they would be.
+    """
 
     def __init__(self, dataset, sampler, pin_memory, **options):
         self.dataset = dataset
@@ -315,9 +321,9 @@ def fake_gpu(capacity=H100_BYTES):
     install_guard()
     gpu = FakeGPU(FakeTensorMode(allow_non_fake_inputs=True))
     answers = dict(
-        is_available=True, is_bf16_supported=True, get_device_name='fake H100', current_device=0, device_count=1,
-        mem_get_info=(capacity, capacity), is_initialized=False, get_device_capability=(9, 0),
-        set_device=None, synchronize=None, _lazy_call=None)
+        is_available=True, is_bf16_supported=True, get_device_name='fake H100', current_device=0,
+        device_count=1, mem_get_info=(capacity, capacity), is_initialized=False,
+        get_device_capability=(9, 0), set_device=None, synchronize=None, _lazy_call=None)
     uses_threads = torch.autograd.is_multithreading_enabled()
     torch.autograd.set_multithreading_enabled(False)  # the modes belong to this thread
     try:

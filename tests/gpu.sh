@@ -6,9 +6,9 @@
 #     THEIRS=sma/src sh tests/gpu.sh 2   one part; the authors' code beside ours (see util/bench.py)
 #     HIGGS="--dataset=train.csv --label_column=label --val_file=val.csv --test_file=test.csv" sh tests/gpu.sh 3
 #
-# Part 3 takes the rows of HIGGS, else those of `python data.py higgs_small`. It is long: each call goes on where the
-# last one ended, until pre-training says `wrote`; from then on call it with PRETRAIN=1 TUNE=440, until there is a
-# table. FAST=--compile=reduce-overhead, if part 2 finds that faster.
+# Part 3 takes the rows of HIGGS, else those of `python data.py higgs_small`. It is long: each call goes on
+# where the last one ended, until pre-training says `wrote`; from then on call it with PRETRAIN=1 TUNE=440,
+# until there is a table. FAST=--compile=reduce-overhead, if part 2 finds that faster.
 cd "$(dirname "$0")/.." || exit 1
 export PYTHONPATH=. PYTHONUNBUFFERED=1
 out=${OUT:-out/gpu}
@@ -19,7 +19,8 @@ part() { # part NUMBER SECONDS: whether it is asked for; from now on it has so l
     end=$(($(date +%s) + $2))
     case " $parts " in *" $1 "*) return 0 ;; esac; return 1
 }
-limit() { # limit SECONDS COMMAND..: ends it as Ctrl-C does, which saves a run, and goes on whatever becomes of it
+# limit SECONDS COMMAND..: ends it as Ctrl-C does, which saves a run, and goes on whatever becomes of it
+limit() {
     began=$(date +%s) seconds=$1; shift
     [ "$seconds" -lt $((end - began)) ] || seconds=$((end - began))
     echo; echo "## $*"
@@ -49,12 +50,14 @@ np.savetxt(f'{out}/events.csv', np.column_stack([x, x.sum(1) > 0]), delimiter=',
            header=','.join([*HIGGS_COLUMNS, 'label']))
 END
 if [ -n "$SMALL" ] && [ -z "$HIGGS" ]; then
-    HIGGS="--dataset=$out/events.csv --label_column=label --data_dir=$out/datasets --val_share=0.2 --test_share=0.2"
+    shares="--val_share=0.2 --test_share=0.2"
+    HIGGS="--dataset=$out/events.csv --label_column=label --data_dir=$out/datasets $shares"
 fi
 
 date
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null
-python -c 'import torch as t; print("torch", t.__version__, "cuda", t.version.cuda, "cudnn", t.backends.cudnn.version())'
+python -c 'import torch as t
+print("torch", t.__version__, "cuda", t.version.cuda, "cudnn", t.backends.cudnn.version())'
 
 if part 1 420; then
     limit 90 python -m pytest -q -rs -k cuda -m "slow or not slow" tests
@@ -75,14 +78,16 @@ if part 2 600; then
     done
     for name in $configs; do
         limit 180 python -m util.bench "config/$name.py" $bench --compile=true
-        [ -z "$THEIRS" ] || limit 60 python -m util.bench "config/$name.py" $bench --compile=false --theirs="$THEIRS"
+        [ -z "$THEIRS" ] || limit 60 python -m util.bench "config/$name.py" $bench --compile=false \
+            --theirs="$THEIRS"
     done
 fi
 
 if part 3 450; then # HIGGS-small at Table 10 in full; the paper: random 74.0 %, guided 74.8 %, none 72.7 %
     for mask in guided random; do
-        limit "${PRETRAIN:-145}" python pretrain.py config/higgs_small.py $HIGGS --mask=$mask --mask_anneal=0.25 \
-            --log_interval=2000 --out_dir="$out/higgs_small/$mask" --resume $FAST $tiny ${tiny:+--max_steps=200}
+        limit "${PRETRAIN:-145}" python pretrain.py config/higgs_small.py $HIGGS --mask=$mask \
+            --mask_anneal=0.25 --log_interval=2000 --out_dir="$out/higgs_small/$mask" --resume $FAST \
+            $tiny ${tiny:+--max_steps=200}
     done
     limit "${TUNE:-150}" python finetune.py config/finetune_higgs.py --task=higgs_small $HIGGS --resume \
         --seeds=0,1,2 --init_from="scratch,$out/higgs_small" --out_dir="$out/finetune_higgs_small" $tune

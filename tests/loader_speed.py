@@ -3,8 +3,8 @@ Can the loader feed a GPU? Rows a second that one process reads, beside those th
 
     python tests/loader_speed.py
 
-The rows are random, and as long as the model takes them. A GPU is taken to compute 40 % of 800 TFLOP/s, which is about
-the bfloat16 rate of an H100. The time is that of the processor, so that other programs do not count.
+The rows are random, and as long as the model takes them. A GPU is taken to compute 40 % of 800 TFLOP/s, which
+is about the bfloat16 rate of an H100. The time is that of the processor, so that other programs do not count.
 """
 
 import sys
@@ -43,7 +43,8 @@ def rows_a_second(data, batch_size):
 
 def main():
     torch.set_num_threads(1)
-    print('| config | batch | inputs | GFLOP a row | a GPU takes, rows/s | one process reads, rows/s | processes |')
+    print('| config | batch | inputs | GFLOP a row | a GPU takes, rows/s '
+          '| one process reads, rows/s | processes |')
     print('|---|---|---|---|---|---|---|')
     for config in PRETRAINING:
         knobs = knobs_of('pretrain.py', config)
@@ -59,7 +60,8 @@ def main():
             needed = f'{takes / reads:.2f} of {N_WORKERS}'
             if not data.is_bytes and not data.is_images:
                 needed = 'none: the table is kept on the GPU'
-            cells = [config, knobs['batch_size'], n, f'{flops / 1e9:.3g}', f'{takes:,.0f}', f'{reads:,.0f}', needed]
+            cells = [config, knobs['batch_size'], n, f'{flops / 1e9:.3g}', f'{takes:,.0f}',
+                     f'{reads:,.0f}', needed]
             print('| ' + ' | '.join(map(str, cells)) + ' |', flush=True)
 
 

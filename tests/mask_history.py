@@ -1,11 +1,12 @@
 """
-What guided masks are like while a model learns, on the drawn digits. Draws assets/glyphs/history.png (matplotlib).
+What guided masks are like while a model learns, on the drawn digits.
+Draws assets/glyphs/history.png (matplotlib).
 
     python tests/mask_history.py            a quarter of an hour on one core
     python tests/mask_history.py --steps=60 --out=out/trial
 
-Each run is config/glyphs.py with other masks. Whenever pretrain.py saves, the weights of that moment choose masks for
-500 validation rows, without any random share, and these are measured:
+Each run is config/glyphs.py with other masks. Whenever pretrain.py saves, the weights of that moment choose
+masks for 500 validation rows, without any random share, and these are measured:
 
     two queries       the share of a mask that the mask of another query of the same row hides too
     two rows          the share of a mask that the mask of another row hides too

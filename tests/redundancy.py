@@ -42,7 +42,9 @@ kinds = 'random,guided,factor'  # of masks
 out = 'out/redundancy'
 
 MODEL = ['--embed_dim=32', '--qk_dim=32', '--v_dim=32', '--batch_size=128', '--max_steps=1000', '--lr=2e-3']
-MASKS = {'random': ['--mask=random'], 'guided': ['--mask_anneal=0.25', '--min_random_fraction=0'], 'factor': ['--mask=factor']}
+MASKS = {'random': ['--mask=random'],
+         'guided': ['--mask_anneal=0.25', '--min_random_fraction=0'],
+         'factor': ['--mask=factor']}
 PARTS = {'train': slice(10_000), 'val': slice(10_000, 11_000), 'test': slice(11_000, 15_000)}
 N_ROWS = 15_000
 FACTORS = 8

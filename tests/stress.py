@@ -32,7 +32,8 @@ TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
 TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--warmup_steps=2',
         '--device=cpu', '--dataset=t.csv', '--label_column=y']
 # a line of the log averages since the line before, or since the save after --resume: so both come together
-PRE = [*TINY, '--batch_size=8', '--log_interval=15', '--eval_interval=40', '--save_interval=15', '--max_steps=900']
+PRE = [*TINY, '--batch_size=8', '--log_interval=15', '--eval_interval=40', '--save_interval=15',
+       '--max_steps=900']
 FINE = [*TINY, '--batch_size=16', '--epochs=60', '--init_from=scratch', '--seeds=0,1,2', '--target=binary']
 KINDS = {  # name: (options of python, script, options of the script, the folder where it writes)
     'pre-training': ([], 'pretrain.py', PRE, 'out'),
@@ -62,9 +63,9 @@ def kill(process):
 
 def made(kind, folder):
     """
-    What a run has written, without times: {file name: content}. A temporary file is 'left behind', but for the folder
-    of a preparation that was killed: nobody can tell it from one that another machine is making, so it stays, and
-    `python data.py` lists it.
+    What a run has written, without times: {file name: content}. A temporary file is 'left behind', but for the
+    folder of a preparation that was killed: nobody can tell it from one that another machine is making, so it
+    stays, and `python data.py` lists it.
     """
     out, found = folder / KINDS[kind][3], {}
     for path in sorted(out.rglob('*')):
@@ -87,7 +88,8 @@ def table(path, n):
     """Writes a CSV of n rows: five numbers and a label of two classes."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, 1)) + rng.normal(size=(n, 5))
-    np.savetxt(path, np.column_stack([x, x.sum(1) > 0]), delimiter=',', header='a,b,c,d,e,y', comments='', fmt='%.5g')
+    columns = np.column_stack([x, x.sum(1) > 0])
+    np.savetxt(path, columns, delimiter=',', header='a,b,c,d,e,y', comments='', fmt='%.5g')
 
 
 def folder_with_data(folder, kind):
@@ -134,11 +136,12 @@ def soak(minutes):
     with tempfile.TemporaryDirectory() as home:
         folder, end, hit, memory = Path(home), time.monotonic() + 60 * minutes, 0, []
         table(folder / 't.csv', 20_000)
-        options = [o for o in PRE if 'max_steps' not in o] + ['--max_steps=100000000', '--out_dir=out', '--resume']
+        endless = ['--max_steps=100000000', '--out_dir=out', '--resume']
+        options = [o for o in PRE if 'max_steps' not in o] + endless
         while time.monotonic() < end:
             with open(folder / 'said.txt', 'a') as said:
-                process = subprocess.Popen([sys.executable, str(ROOT / 'pretrain.py'), *options], cwd=folder, env=ENV,
-                                           stdout=said, stderr=said)
+                process = subprocess.Popen([sys.executable, str(ROOT / 'pretrain.py'), *options],
+                                           cwd=folder, env=ENV, stdout=said, stderr=said)
             sizes, until = [], min(time.monotonic() + random.uniform(0.1, 0.4) * 60 * minutes, end)
             while time.monotonic() < until and process.poll() is None:
                 time.sleep(1)
@@ -151,8 +154,8 @@ def soak(minutes):
                 memory.append((sizes[30], sizes[-1]))
         growth = max(b / a - 1 for a, b in memory)
         step = torch.load(folder / 'out/last.pt', weights_only=True)['step']
-        print(f'| soak of pre-training, {minutes} minutes | {hit} kills, {step:,} steps | memory grew by at most '
-              f'{100 * growth:.1f} % within a process |', flush=True)
+        print(f'| soak of pre-training, {minutes} minutes | {hit} kills, {step:,} steps | '
+              f'memory grew by at most {100 * growth:.1f} % within a process |', flush=True)
         tune_again(folder)
 
 
@@ -178,11 +181,12 @@ def fuzz(minutes):
     begin, rounds = time.monotonic(), 0
     while time.monotonic() - begin < 60 * minutes:
         rounds += 1
-        done = subprocess.run([sys.executable, '-m', 'pytest', '-q', str(ROOT / 'tests/test_fuzz.py')], cwd=ROOT,
-                              env={**ENV, 'FUZZ_EXAMPLES': '1000'})
+        done = subprocess.run([sys.executable, '-m', 'pytest', '-q', str(ROOT / 'tests/test_fuzz.py')],
+                              cwd=ROOT, env={**ENV, 'FUZZ_EXAMPLES': '1000'})
         if done.returncode:
             raise SystemExit(1)
-    print(f'| fuzz, {minutes} minutes | {4000 * rounds:,} examples | each a success, or one line and status 2 |')
+    print(f'| fuzz, {minutes} minutes | {4000 * rounds:,} examples | '
+          'each a success, or one line and status 2 |')
 
 
 if __name__ == '__main__':

@@ -333,7 +333,10 @@ def test_pixels_can_be_learned_from_augmented_views(run, photos, tmp_path):
 
 
 def test_a_resumed_run_sees_the_same_crops(run, photos, tmp_path):
-    """Ended after 5 steps, in mid-epoch, and gone on to 12 is 12 in one go, bit for bit (at a constant lr, without a schedule of the masks)."""
+    """
+    Ended after 5 steps, in mid-epoch, and gone on to 12 is 12 in one go, bit for bit
+    (at a constant lr, without a schedule of the masks).
+    """
     options = [*TINY, *photos, '--mask_ratio=0.75', '--dropout=0.1', '--accumulation=2', '--lr=1e-2',
                '--min_lr=1e-2', '--mask_anneal=0']
     run('pretrain.py', *options, '--max_steps=12', '--out_dir=uncut')

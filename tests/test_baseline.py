@@ -33,7 +33,8 @@ def test_floats_mean_squared_error_about_the_training_mean(tmp_path, monkeypatch
     errors = [(d.batch(np.array([row]))[0].double() - mean).square().mean().item() for row in val]
     assert constant_loss(loss_of(d), d, train, val) == pytest.approx(np.mean(errors), rel=1e-9)
     if kind == 'standard':
-        assert 0.3 < constant_loss(loss_of(d), d, train, train) <= 0.8001  # 4 of 5 columns vary, with variance 1
+        # 4 of 5 columns vary, with variance 1
+        assert 0.3 < constant_loss(loss_of(d), d, train, train) <= 0.8001
 
 
 def test_bytes_cross_entropy_of_the_training_frequencies(tmp_path):

@@ -1,7 +1,8 @@
 """
-Changing the project is safe: a new field of SMAConfig, a new field of Masking, a knob of the optimiser and a schedule,
-each added to a copy of the project as a student would add them, reach pre-training, its checkpoint, --resume,
-fine-tuning and evaluation. The copy is edited in the file that the README names and at the top of pretrain.py.
+Changing the project is safe: a new field of SMAConfig, a new field of Masking, a knob of the optimiser and a
+schedule, each added to a copy of the project as a student would add them, reach pre-training, its checkpoint,
+--resume, fine-tuning and evaluation. The copy is edited in the file that the README names
+and at the top of pretrain.py.
 """
 
 import json
@@ -18,7 +19,8 @@ from conftest import ROOT
 EDITS = {
     'model.py': [  # a new field of SMAConfig
         ("    mlp_ratio: int = 4\n", "    mlp_ratio: int = 4\n    activation: str = 'gelu'\n"),
-        ("        self.dropout_rate = c.dropout\n", "        self.dropout_rate = c.dropout\n        self.activation = c.activation\n"),
+        ("        self.dropout_rate = c.dropout\n",
+         "        self.dropout_rate = c.dropout\n        self.activation = c.activation\n"),
         ("F.gelu(self.fc(", "getattr(F, self.activation)(self.fc(")],
     'masking.py': [  # a new field of Masking: guided masks hide the least attended inputs
         ("    n_query: int = 1  # |R|, queries drawn for each mask\n",
@@ -32,9 +34,11 @@ EDITS = {
     'pretrain.py': [
         ("mlp_ratio = 4  #", "activation = 'gelu'  # of the MLP\nmlp_ratio = 4  #"),
         ("n_query = 1  #", "sign = 1.0  # -1: the least attended\nn_query = 1  #"),
-        ("grad_clip = 1.0  #", "beta2 = 0.999  # of AdamW\nschedule = 'cosine'  # or constant\ngrad_clip = 1.0  #")]}
+        ("grad_clip = 1.0  #",
+         "beta2 = 0.999  # of AdamW\nschedule = 'cosine'  # or constant\ngrad_clip = 1.0  #")]}
 NEW = dict(activation='relu', sign=-1.0, beta2=0.95, schedule='constant')
-TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--batch_size=16', '--device=cpu']
+TINY = ['--embed_dim=16', '--qk_dim=16', '--v_dim=16', '--n_head=2', '--n_layer=2', '--batch_size=16',
+        '--device=cpu']
 
 
 @pytest.fixture
@@ -82,12 +86,13 @@ print(json.dumps(results))
 def test_new_knobs_reach_every_stage(copy, tmp_path):
     data = ['--dataset=t.csv', '--label_column=y', '--val_share=0.2', '--test_share=0.2']
     new = [f'--{name}={value}' for name, value in NEW.items()]
-    pre = ['pretrain.py', *TINY, *data, '--max_steps=4', '--eval_interval=2', '--save_interval=2', '--log_interval=2',
-           '--warmup_steps=0', '--mask_ratio=0.4', '--mask_anneal=0', '--out_dir=pre/new']
-    resumed = [[*pre, *[option for option in new if not option.startswith(f'--{name}=')], '--max_steps=6', '--resume']
+    pre = ['pretrain.py', *TINY, *data, '--max_steps=4', '--eval_interval=2', '--save_interval=2',
+           '--log_interval=2', '--warmup_steps=0', '--mask_ratio=0.4', '--mask_anneal=0', '--out_dir=pre/new']
+    resumed = [[*pre, *[option for option in new if not option.startswith(f'--{name}=')],
+                '--max_steps=6', '--resume']
                for name in NEW]
-    fine = ['finetune.py', '--init_from=scratch,pre/new', '--out_dir=ft', '--epochs=1', '--seeds=0', '--batch_size=16',
-            '--device=cpu']
+    fine = ['finetune.py', '--init_from=scratch,pre/new', '--out_dir=ft', '--epochs=1', '--seeds=0',
+            '--batch_size=16', '--device=cpu']
     score = ['eval.py', '--ckpt=ft/pre-new-lr0.001-seed0.pt', '--device=cpu']
     masked = ['eval.py', '--ckpt=pre/new', '--split=val', '--batch_size=16', '--device=cpu']
     (status, said), *refused, fine_tuned, scored, loss = commands(
@@ -108,7 +113,8 @@ def test_new_knobs_reach_every_stage(copy, tmp_path):
     assert fine_tuned[0] == 0, fine_tuned[1]
     for start in ('scratch', 'pre-new'):
         path = tmp_path / f'ft/{start}-lr0.001-seed0.pt'
-        assert torch.load(path, weights_only=True)['model_args']['activation'] == 'relu', f'{start} lost activation'
+        model_args = torch.load(path, weights_only=True)['model_args']
+        assert model_args['activation'] == 'relu', f'{start} lost activation'
     # evaluation
     result = json.loads((tmp_path / 'ft/results.jsonl').read_text().splitlines()[-1])
     assert f'{result["test"][0]:.4f}' in scored[1]

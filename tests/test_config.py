@@ -46,7 +46,8 @@ def test_pre_training_configs_hold_the_papers_numbers(name):
         want = {k: v[i] if isinstance(v, tuple) else v for k, v in PAPER[name].items()}
         assert {k: config[k] for k in want} == want
         assert config['out_dir'] == f'out/{name}/{mask}' and config['max_steps'] is None
-    assert config['dataset'] in prepare.DATASETS and (config['n_latent'] or config['embed_dim'] == config['v_dim'])
+    widths_fit = config['n_latent'] or config['embed_dim'] == config['v_dim']
+    assert config['dataset'] in prepare.DATASETS and widths_fit
 
 
 @pytest.mark.parametrize('name', FINETUNE)
@@ -61,7 +62,10 @@ def test_fine_tuning_configs_hold_the_papers_numbers(name):
 
 
 def n_parameters(c, d_raw):
-    """Counted by hand, layer by layer as in the authors' code: the weights and biases of every Linear, LayerNorm and table."""
+    """
+    Counted by hand, layer by layer as in the authors' code: the weights and biases of every Linear, LayerNorm
+    and table.
+    """
     e, n, d, k, r = c['embed_dim'], c['seq_len'], c['v_dim'], c['qk_dim'], c['mlp_ratio']
     n_out = d_raw or 262
 
@@ -106,13 +110,14 @@ def test_each_fine_tuning_task_runs(run, mirror, monkeypatch, name, task):
     needs(dataset)
     sample(mirror, dataset)
     shrink(monkeypatch, dataset)
+    smaller = ['--image_size=14', '--seq_len=196', '--n_layer=2', '--n_latent=8'] if 'image' in name else []
     out = run('finetune.py', f'config/{name}.py', *([f'--task={task}'] if task else []), '--init_from=scratch',
               '--max_steps=2', '--batch_size=8', '--n_train=None', '--seeds=0', '--lr=1e-4', '--val_share=0.2',
-              *(['--image_size=14', '--seq_len=196', '--n_layer=2', '--n_latent=8'] if 'image' in name else [])).stdout
+              *smaller).stdout
     assert '| none (scratch) |' in out and prepare.DATASETS[dataset]['metric'] in out
 
 
 def test_a_task_needs_a_config_that_reads_it(run):
     assert 'task=' in run('finetune.py', '--task=esol', status=2).stderr
-    assert "nearest: 'rte'" in run('finetune.py', 'config/finetune_glue.py', '--task=ret', '--init_from=scratch',
-                                   status=2).stderr
+    assert "nearest: 'rte'" in run('finetune.py', 'config/finetune_glue.py', '--task=ret',
+                                   '--init_from=scratch', status=2).stderr

@@ -325,7 +325,8 @@ def test_paths_from_here_then_from_the_project_root(toy, tmp_path, monkeypatch):
 def run_script(tmp_path, cwd, *argv):
     """A real run of a script, from another directory."""
     script = tmp_path / 'script.py'
-    script.write_text('"""A real script."""\nfrom configurator import configure\nfrom util.errors import run_cli\n\nlr = 1e-4  # peak\n'
+    script.write_text('"""A real script."""\nfrom configurator import configure\n'
+                      'from util.errors import run_cli\n\nlr = 1e-4  # peak\n'
                       'def main():\n    config = configure(globals())\n    print(lr, config)\nrun_cli(main)\n')
     env = os.environ | {'PYTHONPATH': str(ROOT), 'PYTHONDONTWRITEBYTECODE': '1'}
     command = [sys.executable, str(script), *argv]
@@ -438,8 +439,9 @@ fast: bool | None = None  # None = found out
 
 
 @pytest.mark.parametrize('option, expected', [
-    ('--n_train=5', 5), ('--n_train=1e3', 1000), ('--n_train=None', None), ('--column=1', '1'), ('--column=None', None),
-    ('--column=a,b', 'a,b'), ('--fast', True), ('--fast=False', False), ('--fast=false', False), ('--fast=None', None)])
+    ('--n_train=5', 5), ('--n_train=1e3', 1000), ('--n_train=None', None),
+    ('--column=1', '1'), ('--column=None', None), ('--column=a,b', 'a,b'),
+    ('--fast', True), ('--fast=False', False), ('--fast=false', False), ('--fast=None', None)])
 def test_an_annotation_types_a_knob_whose_default_is_none(tmp_path, option, expected):
     (tmp_path / 's.py').write_text(TYPED)
     space = {'__file__': str(tmp_path / 's.py'), 'n_train': 1000, 'column': None, 'fast': None}

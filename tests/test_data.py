@@ -24,7 +24,8 @@ def opened(tmp_path, dataset, **knobs):
 def text_data(tmp_path, n=400):
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 90, n)
-    (tmp_path / 'a.txt').write_bytes(b'\n'.join(bytes(rng.integers(65, 91, k).astype(np.uint8)) for k in lengths))
+    rows = [bytes(rng.integers(65, 91, k).astype(np.uint8)) for k in lengths]
+    (tmp_path / 'a.txt').write_bytes(b'\n'.join(rows))
     return opened(tmp_path, tmp_path / 'a.txt')
 
 
@@ -33,12 +34,14 @@ def test_ids_are_cls_bytes_sep_pad(tmp_path):
     d = opened(tmp_path, tmp_path / 'a.txt', val_share=0, test_share=0)
     assert d.set_lengths(8) == 8 and d.n_cut == 1
     x, valid = d.batch(np.arange(3), 9)
-    assert x[0].tolist() == [CLS, 65 + 6, 66 + 6, SEP] + [PAD] * 5 and valid[0].tolist() == [True] * 4 + [False] * 5
+    ids = [CLS, 65 + 6, 66 + 6, SEP] + [PAD] * 5
+    assert x[0].tolist() == ids and valid[0].tolist() == [True] * 4 + [False] * 5
     assert bytes((x[1, 1:3] - 6).tolist()).decode() == 'é'
     assert bytes((x[2, 1:7] - 6).tolist()) == b'longer' and x[2, 7] == SEP and valid[2].sum() == 8
 
 
-@pytest.mark.parametrize('a, b, max_len', [(5, 5, 20), (30, 5, 20), (5, 30, 20), (30, 31, 20), (9, 8, 20), (9, 9, 19)])
+@pytest.mark.parametrize('a, b, max_len', [
+    (5, 5, 20), (30, 5, 20), (5, 30, 20), (30, 31, 20), (9, 8, 20), (9, 9, 19)])
 def test_a_pair_that_is_too_long_loses_the_end_of_the_longer(tmp_path, a, b, max_len):
     """Brute force: take a byte off the longer one, the second if they are alike, until it fits."""
     (tmp_path / 'p.csv').write_text(f'p,q\n{"a" * a},{"b" * b}\n')
@@ -145,7 +148,8 @@ def test_a_table_kept_on_the_device_gives_the_same_batches(tmp_path, monkeypatch
 
 def test_none_means_the_default(tmp_path):
     (tmp_path / 'a.txt').write_text('\n'.join(f'{i:04}' for i in range(2000)))
-    knobs = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': str(tmp_path / 'a.txt'), 'data_dir': str(tmp_path / 'd')}
+    knobs = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': str(tmp_path / 'a.txt'),
+             'data_dir': str(tmp_path / 'd')}
     a, b = open_dataset(**knobs), open_dataset(str(tmp_path / 'a.txt'), data_dir=str(tmp_path / 'd'))
     assert a.folder == b.folder and np.array_equal(a.split, b.split)
     assert abs(np.bincount(a.split) / 2000 - [0.88, 0.02, 0.1]).max() < 0.03
@@ -190,8 +194,8 @@ def test_a_name_that_is_not_utf8(tmp_path, run):
 def test_lengths_that_differ_from_the_checkpoints_are_told(tmp_path, capsys):
     d = text_data(tmp_path)
     run = SimpleNamespace(rank=0, world=1, is_main=True, device=torch.device('cpu'))
-    config = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': str(tmp_path / 'a.txt'), 'data_dir': str(tmp_path / 'datasets'),
-              'val_share': 0.2, 'test_share': 0.2}
+    config = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': str(tmp_path / 'a.txt'),
+              'data_dir': str(tmp_path / 'datasets'), 'val_share': 0.2, 'test_share': 0.2}
     checkpoint = dict(config={**config, 'max_len': 50}, norm={'kind': 'none'}, data=d.fingerprint,
                       model_args={'d_raw': 0, 'seq_len': 64})
     same, seq_len = data.open_data(config, run, checkpoint)
@@ -200,7 +204,8 @@ def test_lengths_that_differ_from_the_checkpoints_are_told(tmp_path, capsys):
     assert 'trained on up to 50 tokens a row, here they are up to 60' in capsys.readouterr().out
     for own, told in ((0.2, False), (0.1, True), (None, True)):
         data.open_data(config, run, {**checkpoint, 'config': {**checkpoint['config'], 'val_share': own}})
-        assert (f'warning: the checkpoint was trained with val_share {own or 0.02} (now 0.2)' in capsys.readouterr().out) == told
+        warning = f'warning: the checkpoint was trained with val_share {own or 0.02} (now 0.2)'
+        assert (warning in capsys.readouterr().out) == told
     data.open_data(config, run, {**checkpoint, 'data': 'x.bin 00000000'})
     assert 'warning: the checkpoint was trained with other contents of a' in capsys.readouterr().out
 
@@ -212,12 +217,15 @@ def test_columns_of_another_table_are_matched_by_name():
     own = {**PREPARE_KNOBS, 'dataset': 'a.csv', 'label_column': 'y', 'val_share': 0.3, 'image_size': 64}
     checkpoint = dict(config=own, columns=['p', 'q'], model_args={'d_raw': 1})
     same = data_knobs(none, checkpoint)
-    assert (same['dataset'], same['label_column'], same['val_share'], same['input_column']) == ('a.csv', 'y', 0.3, None)
+    found = (same['dataset'], same['label_column'], same['val_share'], same['input_column'])
+    assert found == ('a.csv', 'y', 0.3, None)
     other = data_knobs({**none, 'dataset': 'b.csv.gz', 'label_column': 'z'}, checkpoint)
     assert (other['input_column'], other['label_column'], other['val_share']) == (['p', 'q'], 'z', 0.02)
-    assert other['image_size'] == 64 and data_knobs({**none, 'dataset': 'b.npz'}, checkpoint)['input_column'] is None
+    arrays = data_knobs({**none, 'dataset': 'b.npz'}, checkpoint)
+    assert other['image_size'] == 64 and arrays['input_column'] is None
     assert data_knobs({**none, 'dataset': 'b.csv'})['val_share'] == 0.02
     checkpoint = {**checkpoint, 'categories': {'q': {'red': 0}}, 'config': {**own, 'missing': 'mean'}}
-    other = data_knobs({**none, 'dataset': 'b.csv'}, checkpoint)  # how it fills in, and numbers texts, goes along
+    # how it fills in, and numbers texts, goes along
+    other = data_knobs({**none, 'dataset': 'b.csv'}, checkpoint)
     assert (other['missing'], other['categories']) == ('mean', {'q': {'red': 0}})
     assert data_knobs({**none, 'dataset': 'b.npz'}, checkpoint)['missing'] is None

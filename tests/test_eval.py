@@ -200,7 +200,8 @@ def test_overlap_counts_choices_made_before(run, tmp_path, read_picture, monkeyp
         seen.append((valid, R, attention(self, x_hat, valid, R)))
         return seen[-1][-1]
     monkeypatch.setattr(SMA, 'attention', watched)
-    out = run('eval.py', '--ckpt=ckpt', '--show=overlap', '--inputs_per_query=2', '--split=all').stdout.splitlines()
+    out = run('eval.py', '--ckpt=ckpt', '--show=overlap', '--inputs_per_query=2',
+              '--split=all').stdout.splitlines()
     head = next(i for i, line in enumerate(out) if 'queries' in line)
     rows = [[float(v) for v in line.split()] for line in out[head + 1:head + 1 + len(seen)]]
     assert [r[0] for r in rows] == [4, 6, 7, 9, 10, 12]
@@ -329,7 +330,9 @@ def test_predictions_of_a_users_file(run, tmp_path, target):
     rng = np.random.default_rng(0)
     x, colour = rng.normal(size=(300, 3)), rng.integers(0, 2, 300)
     v = x.sum(1) + colour
-    y = {'binary': np.where(v > 0, 'yes', 'no'), 'multiclass': np.digitize(v, (-1, 1)), 'regression': 500 + 100 * v}
+    y = {'binary': np.where(v > 0, 'yes', 'no'),
+         'multiclass': np.digitize(v, (-1, 1)),
+         'regression': 500 + 100 * v}
     rows = [','.join(map(str, [*x[i], ['red', 'blue'][colour[i]], y[target][i]])) for i in range(300)]
     (tmp_path / 't.csv').write_text('\n'.join(['a,b,c,colour,y', *rows]))
     run('finetune.py', *TINY, '--dataset=t.csv', '--label_column=-1', '--val_share=0.2', '--init_from=scratch',
@@ -341,7 +344,8 @@ def test_predictions_of_a_users_file(run, tmp_path, target):
     printed = run('eval.py', *ckpt, '--split=all').stdout
     if target == 'regression':
         error = np.array([float(a['prediction']) for a in answers]) - y[target]
-        assert f'rmse on 300 all rows: {np.sqrt((error ** 2).mean()):.4f}'[:-2] in printed and len(answers[0]) == 2
+        rmse = np.sqrt((error ** 2).mean())
+        assert f'rmse on 300 all rows: {rmse:.4f}'[:-2] in printed and len(answers[0]) == 2
     else:
         right = np.mean([a['prediction'] == str(label) for a, label in zip(answers, y[target])])
         assert f'accuracy on 300 all rows: {right:.4f}' in printed
@@ -366,12 +370,16 @@ def test_predictions_of_a_users_file(run, tmp_path, target):
         run('eval.py', *ckpt, '--predict=one.csv')
         one, = read_predictions(tmp_path / 'one.predictions.csv')
         assert one.pop('prediction')[:6] == a['prediction'][:6]
-        assert [float(one[k]) for k in one if k != 'row'] == pytest.approx([float(a[k]) for k in one if k != 'row'], abs=3e-6)
-    assert "'green' is not a finite number, nor one of the texts" in run('eval.py', *ckpt, '--predict=odd.csv', status=2).stderr
+        keys = [k for k in one if k != 'row']
+        assert [float(one[k]) for k in keys] == pytest.approx([float(a[k]) for k in keys], abs=3e-6)
+    err = run('eval.py', *ckpt, '--predict=odd.csv', status=2).stderr
+    assert "'green' is not a finite number, nor one of the texts" in err
     assert not (tmp_path / 'odd.predictions.csv').exists()
     said = run('eval.py', *ckpt, '--predict=odd.csv', '--missing=mean').stdout
-    assert "1 cells say 'green', which is not known" in said and len(read_predictions(tmp_path / 'odd.predictions.csv')) == 4
-    assert 'take them out first' in run('eval.py', *ckpt, '--predict=odd.csv', '--missing=drop', status=2).stderr
+    answers = read_predictions(tmp_path / 'odd.predictions.csv')
+    assert "1 cells say 'green', which is not known" in said and len(answers) == 4
+    err = run('eval.py', *ckpt, '--predict=odd.csv', '--missing=drop', status=2).stderr
+    assert 'take them out first' in err
 
 
 def test_predictions_of_pictures_have_their_names(run, tmp_path):
@@ -386,7 +394,8 @@ def test_predictions_of_pictures_have_their_names(run, tmp_path):
     ckpt = ['--ckpt=ft/scratch-lr0.001-seed0.pt', '--device=cpu']
     run('eval.py', *ckpt, '--predict=new')
     y, z = read_predictions(tmp_path / 'new.predictions.csv')
-    assert (y.pop('row'), z.pop('row')) == ('y.png', 'z.png') and y == z and [*y] == ['prediction', 'p(a)', 'p(b)']
+    names = (y.pop('row'), z.pop('row'))
+    assert names == ('y.png', 'z.png') and y == z and [*y] == ['prediction', 'p(a)', 'p(b)']
     run('eval.py', *ckpt, '--embed=p')
     names = (tmp_path / 'p.embeddings.rows.txt').read_text().split()
     assert names == [f'a/{i:02}.png' for i in range(0, 24, 2)] + [f'b/{i:02}.png' for i in range(1, 24, 2)]
@@ -418,7 +427,8 @@ def test_paths_may_begin_with_a_tilde(run, table, tmp_path, monkeypatch, no_matp
     monkeypatch.setenv('HOME', str(tmp_path / 'home'))
     run('pretrain.py', '--dataset=t.npz', '--max_steps=2', '--warmup_steps=1', '--out_dir=~/pre')
     run('pretrain.py', '--init_from=~/pre', '--dataset=t.npz', '--max_steps=2', '--warmup_steps=1')
-    run('finetune.py', '--init_from=~/pre', '--max_steps=2', '--warmup_steps=1', '--seeds=0', '--out_dir=~/fine')
+    run('finetune.py', '--init_from=~/pre', '--max_steps=2', '--warmup_steps=1', '--seeds=0',
+        '--out_dir=~/fine')
     run('eval.py', '--ckpt=~/pre', '--embed=t.npz', '--embed_out=~/v.npy')
     shown = run('eval.py', '--show=curves', '--runs=~/pre,~/fine', '--show_out=~/pictures').stdout
     assert len(np.load(tmp_path / 'home/v.npy')) == 300
@@ -480,7 +490,8 @@ def test_probes_are_scikit_learns(tmp_path, target, metric):
     (['--ckpt=ckpt', '--mask=gided'], "'guided'"), (['--ckpt=ckpt', '--show=masks', '--mask=word'], 'word'),
     (['--ckpt=ckpt', '--n_query=0'], 'n_query=0'), (['--ckpt=ckpt', '--embed=s.txt'], 'wants 6 inputs'),
     (['--ckpt=ckpt', '--show=overlap'], 'inputs_per_query'), (['--ckpt=ckpt', '--predict=t.npz'], 'no labels'),
-    (['--ckpt=ckpt', '--show=confusion'], 'no classes'), (['--ckpt=ckpt', '--predict=a', '--embed=b'], 'at a time'),
+    (['--ckpt=ckpt', '--show=confusion'], 'no classes'),
+    (['--ckpt=ckpt', '--predict=a', '--embed=b'], 'at a time'),
     (['--ckpt=ckpt', '--probe', '--target=regression', '--metric=f1'], 'does not fit')])
 def test_mistakes_end_in_one_line(run, table, tmp_path, options, word):
     (tmp_path / 's.txt').write_text('abc\n' * 90)
@@ -566,8 +577,8 @@ def test_a_row_whose_loss_is_not_finite_is_named_and_left_out(run, tmp_path):
     x[110] = 3e38
     lines = [','.join([*(str(v) for v in row), name]) for row, name in zip(x, part)]
     (tmp_path / 't.csv').write_text('\n'.join(['a,b,c,d,part', *lines]))
-    done = run('pretrain.py', *TINY, '--dataset=t.csv', '--split_column=part', '--max_steps=4', '--eval_interval=2',
-               '--log_interval=2', '--warmup_steps=0', '--out_dir=pre')
+    done = run('pretrain.py', *TINY, '--dataset=t.csv', '--split_column=part', '--max_steps=4',
+               '--eval_interval=2', '--log_interval=2', '--warmup_steps=0', '--out_dir=pre')
     assert '1 of 20 rows are left out, as their loss is not finite: check the inputs of row 111' in done.stdout
     log = [json.loads(line) for line in (tmp_path / 'pre/log.jsonl').read_text().splitlines()]
     assert all(0 < entry['val_loss'] < 100 for entry in log) and (tmp_path / 'pre/best.pt').exists()
@@ -583,7 +594,7 @@ def test_curves_of_a_log_with_null(run, tmp_path, no_matplotlib):
 
 def test_pre_training_prints_the_loss_of_a_constant_prediction(run, tmp_path):
     write_csv(tmp_path)
-    out = run('pretrain.py', *TINY, '--dataset=t.csv', '--label_column=side', '--val_share=0.2', '--max_steps=2',
-              '--warmup_steps=0', '--out_dir=pre').stdout
+    out = run('pretrain.py', *TINY, '--dataset=t.csv', '--label_column=side', '--val_share=0.2',
+              '--max_steps=2', '--warmup_steps=0', '--out_dir=pre').stdout
     value = float(re.search(r'val_loss of a constant prediction: (\d+\.\d+)', out)[1])
     assert 0.7 < value < 1.4  # scaled inputs: about their variance

@@ -47,11 +47,13 @@ def test_binary_from_scratch_and_pretrained_and_its_score_again(run, table, tmp_
                 out = run('eval.py', f'--ckpt={path}', '--split=val', '--device=cpu').stdout
                 assert f': {r["val"][i]:.4f}' in out
         # the learning rate is the one that validates best, whatever the test says
-        valid = {lr: np.mean([torch.load(tmp_path / f'ft/{name}-lr{lr:g}-seed{s}.pt', weights_only=True)['val_score']
-                              for s in (0, 1)])
-                 for lr in (3e-3, 1e-5)}
+        valid = {}
+        for lr in (3e-3, 1e-5):
+            paths = [tmp_path / f'ft/{name}-lr{lr:g}-seed{s}.pt' for s in (0, 1)]
+            valid[lr] = np.mean([torch.load(path, weights_only=True)['val_score'] for path in paths])
         assert r['lr'] == max(valid, key=valid.get) and np.isclose(np.mean(r['val']), max(valid.values()))
-        line = next(text for text in done.stdout.splitlines() if text.startswith('|') and (r['init_from'] in text))
+        line = next(text for text in done.stdout.splitlines()
+                    if text.startswith('|') and (r['init_from'] in text))
         mean, std = re.search(r'\| ([\d.]+) ± ([\d.]+) \|', line).groups()
         assert float(mean) == round(np.mean(r['test']), 4) and float(std) == round(np.std(r['test'], ddof=1), 4)
     assert np.mean(rows[0]['test']) > 0.8  # a sum of four numbers can be learned
@@ -158,7 +160,8 @@ def test_every_start_must_know_the_columns(run, table, tmp_path):
         for script, options in (('finetune.py', [*FINE, f'--init_from=pre/a,pre/{start}']),
                                 ('pretrain.py', [*PRE, f'--init_from=pre/{start}'])):
             assert word in run(script, *options, *table, '--label_column=side', status=2).stderr
-    for option, word in (('--val_share=0.3', 'val_share 0.2 (now 0.3)'), ('--split_seed=3', 'split_seed 0 (now 3)')):
+    for option, word in (('--val_share=0.3', 'val_share 0.2 (now 0.3)'),
+                         ('--split_seed=3', 'split_seed 0 (now 3)')):
         done = run('finetune.py', *FINE, '--init_from=pre/a', '--epochs=1', option)
         assert f'trained with {word}: rows that it learned from may be validation' in done.stdout
 
@@ -167,15 +170,18 @@ def test_regression_is_scored_in_the_labels_units(run, table, tmp_path):
     run('finetune.py', *FINE, *table, '--label_column=value', '--target=regression', '--init_from=scratch',
         '--out_dir=ft', '--epochs=12')
     r, = results(tmp_path / 'ft')
-    assert r['metric'] == 'rmse' and 5 < r['test'][0] < 150  # labels have a mean of 5,000 and a deviation of 200
-    assert f': {r["test"][0]:.4f}' in run('eval.py', '--ckpt=ft/scratch-lr0.003-seed0.pt', '--device=cpu').stdout
+    # labels have a mean of 5,000 and a deviation of 200
+    assert r['metric'] == 'rmse' and 5 < r['test'][0] < 150
+    out = run('eval.py', '--ckpt=ft/scratch-lr0.003-seed0.pt', '--device=cpu').stdout
+    assert f': {r["test"][0]:.4f}' in out
 
 
 def test_classes_may_be_text_and_other_files_are_scored_by_name(run, table, tmp_path):
     run('finetune.py', *FINE, *table, '--label_column=kind', '--target=multiclass', '--init_from=scratch',
         '--out_dir=ft', '--epochs=8')
     lines = (tmp_path / 't.csv').read_text().splitlines()
-    (tmp_path / 'new.csv').write_text('\n'.join([lines[0]] + [line for line in lines[1:] if not line.endswith('low')]))
+    not_low = [line for line in lines[1:] if not line.endswith('low')]
+    (tmp_path / 'new.csv').write_text('\n'.join([lines[0]] + not_low))
     common = ['--ckpt=ft/scratch-lr0.003-seed0.pt', '--input_column=a,b,c,d', '--label_column=kind',
               '--split=all', '--device=cpu']
     score = float(run('eval.py', *common, '--dataset=new.csv').stdout.split(': ')[-1])
@@ -201,7 +207,8 @@ def test_n_train_draws_labelled_rows_by_seed_and_resume_keeps_finished_runs(run,
 def test_resume_notices_a_start_that_was_trained_anew(run, table, tmp_path):
     """Its score is not taken for the new weights', nor are log and results written twice."""
     pre = [*PRE, *table, '--label_column=side', '--out_dir=pre/guided']
-    fine = [*FINE, *table, '--label_column=side', '--target=binary', '--init_from=scratch,pre/guided', '--out_dir=ft']
+    fine = [*FINE, *table, '--label_column=side', '--target=binary', '--init_from=scratch,pre/guided',
+            '--out_dir=ft']
     run('pretrain.py', *pre)
     run('finetune.py', *fine)
 
@@ -232,8 +239,8 @@ def test_two_starts_of_one_name_are_refused(run, table, tmp_path):
 @pytest.mark.slow
 def test_two_processes_are_one(run, two_processes, table, tmp_path):
     """PyTorch's DDP on two gloo processes ends where one process with two micro-batches ends."""
-    options = [*FINE, *table, '--label_column=value', '--target=regression', '--init_from=scratch', '--dropout=0.1',
-               '--epochs=1']
+    options = [*FINE, *table, '--label_column=value', '--target=regression', '--init_from=scratch',
+               '--dropout=0.1', '--epochs=1']
     run('finetune.py', *options, '--out_dir=one', '--accumulation=2')
     two_processes('finetune.py', *options, '--out_dir=two')
     (a,), (b,) = results(tmp_path / 'one'), results(tmp_path / 'two')
@@ -241,7 +248,9 @@ def test_two_processes_are_one(run, two_processes, table, tmp_path):
 
 
 def test_what_a_checkpoint_knows_need_not_be_said_again(run, table, tmp_path):
-    """Two commands from a CSV to a score; the columns, shares and scale of the second are those of the first."""
+    """
+    Two commands from a CSV to a score; the columns, shares and scale of the second are those of the first.
+    """
     run('pretrain.py', *PRE, *table, '--label_column=side', '--norm=quantile')
     known = [*FINE, '--epochs=1']
     a = run('finetune.py', *known, '--init_from=scratch,out/t/guided', '--out_dir=a').stdout
@@ -267,8 +276,10 @@ def test_each_shape_knob_of_pretrain_is_one_of_finetune():
     from model import FREE, SMAConfig
     pre, fine = (find_knobs(ROOT / f'{name}.py')[0] for name in ('pretrain', 'finetune'))
     fields = set(vars(SMAConfig()))
-    assert (fields - {*FREE}) & set(pre) <= set(fine), 'a shape knob that finetune.py lacks; or put it in model.FREE'
-    theirs = {'first_heads', 'decoder_heads', 'decoder_qk_dim', 'decoder_mlp_ratio', 'head_mlp_ratio', 'head_residual'}
+    shape = (fields - {*FREE}) & set(pre)
+    assert shape <= set(fine), 'a shape knob that finetune.py lacks; or put it in model.FREE'
+    theirs = {'first_heads', 'decoder_heads', 'decoder_qk_dim', 'decoder_mlp_ratio', 'head_mlp_ratio',
+              'head_residual'}
     assert fields - {*pre, *fine} == {'d_raw', 'n_out'} | theirs  # the first two come from the data
 
 
@@ -305,7 +316,8 @@ def test_few_rows_are_passed_over_until_1200_steps(run, table, tmp_path):
 # ---- nothing is lost, nothing is mixed up
 
 def run_files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != '.lock'}
+    return {path.name: path.read_bytes() for path in folder.iterdir()
+            if path.is_file() and path.name != '.lock'}
 
 
 def test_an_earlier_fine_tuning_is_kept(run, table, tmp_path):
@@ -327,7 +339,9 @@ def test_the_stages_do_not_share_a_folder(run, table):
 
 
 def test_runs_of_other_data_are_no_starts_unless_asked_for(run, tmp_path):
-    """a/train.npz and b/train.npz are both called train: the second does not start from what learned the first."""
+    """
+    a/train.npz and b/train.npz are both called train: the second does not start from what learned the first.
+    """
     rng = np.random.default_rng(0)
     for name in 'ab':
         (tmp_path / name).mkdir()
@@ -345,26 +359,30 @@ def test_runs_of_other_data_are_no_starts_unless_asked_for(run, tmp_path):
 
 
 def test_rates_that_print_alike_have_files_of_their_own(run, table, tmp_path):
-    run('finetune.py', *FINE, *table, '--label_column=side', '--init_from=scratch', '--out_dir=ft', '--epochs=1',
-        '--lr=0.00300000001,0.003')
+    run('finetune.py', *FINE, *table, '--label_column=side', '--init_from=scratch', '--out_dir=ft',
+        '--epochs=1', '--lr=0.00300000001,0.003')
     assert len(list((tmp_path / 'ft').glob('*.pt'))) == 2
 
 
 @pytest.mark.parametrize('option, word', [('--seeds=0,1,0', 'seeds=(0, 1, 0)'), ('--lr=1e-3,0.001', 'lr=')])
 def test_a_seed_or_rate_is_given_once(run, table, option, word):
-    err = run('finetune.py', *FINE, *table, '--label_column=side', '--init_from=scratch', option, status=2).stderr
+    err = run('finetune.py', *FINE, *table, '--label_column=side', '--init_from=scratch',
+              option, status=2).stderr
     assert word in err and 'give each once' in err
 
 
 def test_a_start_with_a_long_path_is_refused_before_anything_is_trained(run, table, tmp_path):
     folder = '/'.join(['a' * 60] * 4)
     run('pretrain.py', *PRE, *table, '--label_column=side', f'--out_dir={folder}')
-    err = run('finetune.py', *FINE, *table, '--label_column=side', f'--init_from=scratch,{folder}', status=2).stderr
+    err = run('finetune.py', *FINE, *table, '--label_column=side', f'--init_from=scratch,{folder}',
+              status=2).stderr
     assert 'is too long for a file name' in err and not list(tmp_path.rglob('scratch*.pt'))
 
 
 def test_validation_looks_at_no_more_rows_than_training(monkeypatch):
-    """1,000 labels, 3,303 validation rows: 46 validations in 1,204 steps of 128, not 86. Few rows: a hundred."""
+    """
+    1,000 labels, 3,303 validation rows: 46 validations in 1,204 steps of 128, not 86. Few rows: a hundred.
+    """
     import finetune
     for name, value in dict(batch_size=128, epochs=None, max_steps=None, eval_interval=None).items():
         monkeypatch.setattr(finetune, name, value)

@@ -57,7 +57,8 @@ FILES = {
     'c.csv': b'1,red,0\n2,blue,1\n3,red,0\n',
     'd.csv': b',a,y,,\n0,1_1,0,,\n1,1_2,1,,\n,,,,\n', 'b.tsv': b'a\tb\ty\n"x\t1\tu\ny\t2\tv\nz"\t3\tv\n',
     'a.jsonl': b'{"a": 1, "y": 0}\n{"a": true, "b": "x", "y": [1]}\n{"b": null, "y": 1.5}\n',
-    'b.arff': b"@attribute a {x,'y, z'}\n@attribute b numeric\n@attribute y {0,1}\n@data\n% note\n'y, z',1,0\nx,2,1\n"}
+    'b.arff': b"@attribute a {x,'y, z'}\n@attribute b numeric\n@attribute y {0,1}\n"
+              b"@data\n% note\n'y, z',1,0\nx,2,1\n"}
 MARKS = [b'\n', b',', b'"', b'nan', b'1e999', b'\xff\xfe', b'{', b'[[', b'\x00', b'>', '\u2028'.encode(),
          b'\xef\xbb\xbf', b"'", b'%', b';',
          b'\t', b'|', b'\r', b'\x1b[2J', b'1_1', b'12345678901234567', b'2023-01-01', b'1,5', b'*', b'-',
@@ -110,7 +111,9 @@ WRITINGS = {  # how the same table may be written: (ending, delimiter, decimal c
 
 
 def as_text(draw, rows, delimiter, decimal_comma):
-    """A table with the header a, b: some cells in quotation marks, perhaps a delimiter at the end of every line."""
+    """
+    A table with the header a, b: some cells in quotation marks, perhaps a delimiter at the end of every line.
+    """
     end = draw(st.sampled_from(['', delimiter]))
     lines = [f'a{delimiter}b{end}']
     for row in rows:
@@ -152,9 +155,10 @@ def test_cells_become_one_number_only_if_they_spell_it(cells):
 @pytest.mark.slow
 @many
 @hypothesis.given(st.lists(st.one_of(st.text(max_size=12), st.builds(
-    '--{}={}'.format, st.sampled_from(['lr', 'seeds', 'dataset', 'epochs', 'input_column', 'mask', 'resume', 'x']),
-    st.one_of(st.text(max_size=9), st.integers().map(str), st.floats().map(str), st.just('()'), st.just('9' * 400),
-              st.lists(st.integers()).map(str), st.just('[' * 200)))), max_size=3))
+    '--{}={}'.format,
+    st.sampled_from(['lr', 'seeds', 'dataset', 'epochs', 'input_column', 'mask', 'resume', 'x']),
+    st.one_of(st.text(max_size=9), st.integers().map(str), st.floats().map(str), st.just('()'),
+              st.just('9' * 400), st.lists(st.integers()).map(str), st.just('[' * 200)))), max_size=3))
 def test_command_lines(argv):
     try:
         config = configure({'__file__': configurator.ROOT / 'finetune.py'}, argv)
@@ -169,16 +173,20 @@ def test_command_lines(argv):
 @many
 @hypothesis.given(st.data())
 def test_masks_and_model(data):
-    """Rows from one input on, any ratio: the mask has its count and the loss is a number, or the ratio is refused."""
+    """
+    Rows from one input on, any ratio: the mask has its count and the loss is a number, or the ratio is refused.
+    """
     draw = data.draw
     d_raw, n_latent, B = draw(st.integers(0, 2)), draw(st.sampled_from([0, 1, 5])), draw(st.integers(1, 4))
     lengths = draw(st.lists(st.integers(1, 12), min_size=B, max_size=B))
     lengths = [max(lengths)] * B if d_raw else lengths
-    mask = draw(st.sampled_from([name for name in (*GUIDED, *BLIND) if not (name == 'word' and d_raw or name == 'patch')]))
+    masks = [name for name in (*GUIDED, *BLIND) if not (name == 'word' and d_raw or name == 'patch')]
+    mask = draw(st.sampled_from(masks))
     how = Masking(mask, draw(st.floats(0.0, 1.0)), draw(st.integers(1, 9)))
     torch.manual_seed(draw(st.integers(0, 99)))
     n = max(lengths)
-    model = SMA(SMAConfig(d_raw=d_raw, embed_dim=8, seq_len=n, n_layer=2, qk_dim=4, n_head=2, v_dim=8, n_latent=n_latent))
+    model = SMA(SMAConfig(d_raw=d_raw, embed_dim=8, seq_len=n, n_layer=2, qk_dim=4, n_head=2, v_dim=8,
+                          n_latent=n_latent))
     x = torch.randn(B, n, d_raw) if d_raw else torch.randint(6, 262, (B, n))
     valid = None if d_raw else torch.arange(n) < torch.tensor(lengths)[:, None]
     try:
@@ -207,4 +215,5 @@ def test_checkpoints(data):
         except UserError as error:
             assert '\n' not in str(error) and str(error).isprintable()
         else:
-            assert all(torch.equal(found['model'][k], v) for k, v in model.state_dict().items()) and found['step'] == 2
+            is_same = all(torch.equal(found['model'][k], v) for k, v in model.state_dict().items())
+            assert is_same and found['step'] == 2

@@ -1,8 +1,8 @@
 """
 The stages on a GPU that computes no numbers, with the paper's configs at their full size: see fake_cuda.py.
 
-In a step the program waits for the GPU nowhere, mixes no devices, copies nothing but its batch, and takes no more
-memory than the docstring of its config states.
+In a step the program waits for the GPU nowhere, mixes no devices, copies nothing but its batch, and takes no
+more memory than the docstring of its config states.
 """
 
 import fake_cuda
@@ -87,9 +87,9 @@ def test_augmentation(folder):
 # -----------------------------------------------------------------------------
 # where whole stages wait: set-up, log lines, validations and saves, never a step
 
-TINY = ['--embed_dim=16', '--v_dim=16', '--qk_dim=16', '--n_head=2', '--n_layer=1', '--batch_size=16', '--data_dir=sets',
-        '--dataset=words.csv', '--input_column=text', '--label_column=y', '--val_share=0.2', '--test_share=0.2',
-        '--warmup_steps=1']
+TINY = ['--embed_dim=16', '--v_dim=16', '--qk_dim=16', '--n_head=2', '--n_layer=1', '--batch_size=16',
+        '--data_dir=sets', '--dataset=words.csv', '--input_column=text', '--label_column=y',
+        '--val_share=0.2', '--test_share=0.2', '--warmup_steps=1']
 PRETRAIN = [*TINY, '--compile=false']
 TUNE = [*TINY, '--compile=false', '--init_from=scratch', '--seeds=0']
 

@@ -66,7 +66,8 @@ def test_all_kinds_of_pixels_become_rgb(tmp_path, square):
     from PIL import Image
     (tmp_path / 'all').mkdir()
     want = []
-    for name in ('1.bmp', 'L.png', 'L.tiff', 'P.gif', 'P.png', 'RGB.jfif', 'RGB.png', 'RGB.ppm', 'RGB.webp', 'RGBA.png'):
+    for name in ('1.bmp', 'L.png', 'L.tiff', 'P.gif', 'P.png', 'RGB.jfif', 'RGB.png', 'RGB.ppm', 'RGB.webp',
+                 'RGBA.png'):
         mode, ending = name.split('.')
         options = {'lossless': True} if ending == 'webp' else {}
         square.convert(mode).save(tmp_path / 'all' / name, **options)
@@ -127,7 +128,8 @@ def test_what_is_transparent_is_white_whatever_lies_under_it(tmp_path, mode, end
     assert meta['notes'] == ['2 images have transparent pixels: white shows through']
 
 
-@pytest.mark.parametrize('most, kind', [(65_535, np.uint16), (4095, np.uint16), (70_000, np.int32), (0.5, np.float32)])
+@pytest.mark.parametrize('most, kind', [
+    (65_535, np.uint16), (4095, np.uint16), (70_000, np.int32), (0.5, np.float32)])
 def test_more_than_8_bits_are_scaled_by_the_files_own_range(tmp_path, most, kind):
     """Neither black, as 12 bits in 16 would be, nor white, as 32 would be."""
     Image = pytest.importorskip('PIL.Image')

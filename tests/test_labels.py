@@ -51,7 +51,8 @@ def test_integers_that_would_be_one_number_are_classes(labels):
 
 
 def test_why_integers_are_classes_is_told():
-    assert 'the labels 01 and 1 would be one number: all are read as names of classes' in read(['01', '1', '2'])[2]
+    _, _, notes = read(['01', '1', '2'])
+    assert 'the labels 01 and 1 would be one number: all are read as names of classes' in notes
 
 
 def test_leading_zeros_alone_are_no_trouble():

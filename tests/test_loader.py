@@ -126,7 +126,8 @@ def test_on_cuda_batches_are_pinned_and_copied_without_waiting(tmp_path, monkeyp
     d = text_data(tmp_path)
     (x, valid, extra), = loader.load(d, iter([(d.rows('val')[:4], None, np.arange(4))]), 'cuda:0')
     assert len(x) == 4 and valid is not None and extra.tolist() == [0, 1, 2, 3]
-    assert told['pin_memory'] and told['num_workers'] == loader.N_WORKERS and told['multiprocessing_context'] == 'fork'
+    n_workers, context = told['num_workers'], told['multiprocessing_context']
+    assert told['pin_memory'] and n_workers == loader.N_WORKERS and context == 'fork'
     assert copied == [('cuda:0', {'non_blocking': True})] * 3
 
 

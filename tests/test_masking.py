@@ -36,8 +36,8 @@ def padded(B, n, seed):
 
 def model_and_input(n_latent, n=20, B=16, discrete=True):
     torch.manual_seed(0)
-    model = SMA(SMAConfig(d_raw=0 if discrete else 2, embed_dim=24, qk_dim=16, v_dim=24, n_head=4, seq_len=n, n_layer=2,
-                          n_latent=n_latent)).double()
+    model = SMA(SMAConfig(d_raw=0 if discrete else 2, embed_dim=24, qk_dim=16, v_dim=24, n_head=4, seq_len=n,
+                          n_layer=2, n_latent=n_latent)).double()
     for p in model.parameters():  # far from the start, where attention is nearly even
         p.data += 0.3 * torch.randn_like(p)
     x = torch.randint(6, 262, (B, n)) if discrete else torch.randn(B, n, 2).double()
@@ -51,7 +51,8 @@ def test_exactly_the_rounded_share_is_hidden_and_never_padding(n_latent, mask, r
     n = 25 if mask == 'patch' else 20
     model, x = model_and_input(n_latent, n, B=200)
     valid = padded(200, n, seed=1) if mask != 'patch' else torch.ones(200, n, dtype=torch.bool)
-    hidden = model.choose_mask(x, model.embed(x), valid, Masking(mask, ratio, 3), torch.Generator().manual_seed(0))
+    hidden = model.choose_mask(x, model.embed(x), valid, Masking(mask, ratio, 3),
+                               torch.Generator().manual_seed(0))
     assert hidden.sum(1).tolist() == [round(ratio * k) for k in valid.sum(1).tolist()]
     assert not (hidden & ~valid).any()
 
@@ -138,7 +139,8 @@ def test_queries_are_drawn_evenly_without_replacement_and_only_where_allowed():
 def test_attention_map_is_torchs():
     """Its product with the values is what F.scaled_dot_product_attention computes."""
     torch.manual_seed(0)
-    q, k, v = torch.randn(3, 2, 5, 8).double(), torch.randn(3, 2, 7, 8).double(), torch.randn(3, 2, 7, 4).double()
+    shapes = ((3, 2, 5, 8), (3, 2, 7, 8), (3, 2, 7, 4))
+    q, k, v = (torch.randn(shape).double() for shape in shapes)
     valid = padded(3, 7, seed=0)
     A = attention_map(q, k, valid)
     theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, valid[:, None, None, :])
@@ -159,12 +161,15 @@ def test_keep_top_k_is_numpys_sort():
     k = torch.randint(0, 14, (50,), generator=torch.Generator().manual_seed(1))
     for row, count, chosen in zip(v.numpy(), k.tolist(), keep_top_k(v, k).numpy()):
         assert set(np.flatnonzero(chosen)) == set(np.argsort(-row)[:count])
-    assert keep_top_k(torch.zeros(1, 5), torch.tensor([2])).tolist() == [[True, True, False, False, False]]  # ties
+    # ties
+    assert keep_top_k(torch.zeros(1, 5), torch.tensor([2])).tolist() == [[True, True, False, False, False]]
 
 
 @pytest.mark.parametrize('mask', ['guided', 'guided_exact'])
 def test_looseness_goes_from_random_to_guided(mask):
-    """At 1 every input is hidden equally often; at 0 the mask is the guided one; between, part of a larger top."""
+    """
+    At 1 every input is hidden equally often; at 0 the mask is the guided one; between, part of a larger top.
+    """
     A = torch.rand(1, 1, 1, 10, generator=torch.Generator().manual_seed(0)).softmax(-1).expand(20_000, 1, 1, 10)
     valid = torch.ones(20_000, 10, dtype=torch.bool)
 
@@ -186,7 +191,8 @@ def test_the_generator_decides(mask):
     valid = torch.ones(16, 25, dtype=torch.bool)
 
     def draw(seed):
-        return model.choose_mask(x, model.embed(x), valid, Masking(mask, 0.4, 2), torch.Generator().manual_seed(seed))
+        return model.choose_mask(x, model.embed(x), valid, Masking(mask, 0.4, 2),
+                                 torch.Generator().manual_seed(seed))
     assert (draw(0) == draw(0)).all() and (draw(0) != draw(1)).any()
     torch.manual_seed(0)
     a = model.choose_mask(x, model.embed(x), valid, Masking(mask, 0.4, 2))  # torch's own generator
@@ -206,7 +212,9 @@ def groups_hidden(mask, x, valid, ratio, seed):
 
 
 def check_groups(hidden, groups, loose, quota):
-    """Of groups (lists of positions) one at most is cut, to its start; `loose` inputs go when all groups are gone."""
+    """
+    Of groups (lists of positions) one at most is cut, to its start; `loose` inputs go when all groups are gone.
+    """
     taken = [[int(hidden[j]) for j in group] for group in groups]
     assert all(t == sorted(t, reverse=True) for t in taken)  # a group's start first
     assert sum(0 < sum(t) < len(t) for t in taken) <= 1
@@ -217,7 +225,8 @@ def check_groups(hidden, groups, loose, quota):
 def test_word_hides_whole_words(tmp_path):
     """Words are those of bytes.split(), read back from the ids that data.py makes."""
     from data import open_dataset
-    texts = [b'the quick brown fox', b'  spaces\tand  tabs ', b'one', b'a b c d e f g h', b'caf\xc3\xa9 na\xc3\xafve']
+    texts = [b'the quick brown fox', b'  spaces\tand  tabs ', b'one', b'a b c d e f g h',
+             b'caf\xc3\xa9 na\xc3\xafve']
     (tmp_path / 't.txt').write_bytes(b'\n'.join(texts))
     dataset = open_dataset(str(tmp_path / 't.txt'), data_dir=tmp_path)
     x, valid = dataset.batch(np.arange(len(texts)))
@@ -256,7 +265,9 @@ def test_patch_hides_whole_squares(side, size):
     (lambda A, valid, k, generator: keep_top_k(A.sum((1, 2)), k + 1), 'one too many'),
     (lambda A, valid, k, generator: keep_top_k((~valid).double(), k), 'padding first')])
 def test_a_mask_of_another_count_is_caught_with_a_sentence(monkeypatch, wrong, what):
-    """What someone's new mask may do; without the check it dies later, as an index out of bounds, or not at all."""
+    """
+    What someone's new mask may do; without the check it dies later, as an index out of bounds, or not at all.
+    """
     monkeypatch.setitem(GUIDED, 'new', wrong)
     model, x = model_and_input(0)
     with pytest.raises(RuntimeError, match='mask=new must hide exactly round'):
@@ -276,7 +287,9 @@ def test_scores_below_zero_hide_no_padding(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize('mask', MASKS)
 def test_each_mask_compiles_in_one_piece(mask):
-    """No graph break (a break is an error with fullgraph), and the same masks; dynamo's own backend runs PyTorch."""
+    """
+    No graph break (a break is an error with fullgraph), and the same masks; dynamo's own backend runs PyTorch.
+    """
     model, x = model_and_input(0, 25, B=4, discrete=mask != 'patch')
     valid = None if mask == 'patch' else padded(4, 25, seed=0)
     torch._dynamo.reset()

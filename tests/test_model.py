@@ -78,7 +78,8 @@ def test_decoding_the_hidden_is_decoding_all_and_selecting(n_latent):
     H, filled = model.encode(model.embed(x), valid)
     index = torch.tensor([[0, 3, 17], [5, 5, 1], [2, 4, 6], [9, 8, 7], [0, 1, 2]])
     everywhere = model.decode(H, filled, torch.arange(N).expand(B, N))
-    torch.testing.assert_close(model.decode(H, filled, index), gather_rows(everywhere, index), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(model.decode(H, filled, index), gather_rows(everywhere, index),
+                               rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize('d_raw', INPUTS)
@@ -100,7 +101,9 @@ def test_the_loss_is_of_hidden_inputs_only(n_latent, d_raw):
 @pytest.mark.parametrize('d_raw', INPUTS)
 @pytest.mark.parametrize('n_latent', ENCODERS)
 def test_nothing_flows_from_hidden_inputs_to_the_prediction(n_latent, d_raw, monkeypatch):
-    """For a fixed mask, other hidden values change the target and nothing else; other visible values change it."""
+    """
+    For a fixed mask, other hidden values change the target and nothing else; other visible values change it.
+    """
     model, (x, valid) = make(n_latent, d_raw), inputs(d_raw)
     hidden = hide_random(x, real(x, valid), n_hidden(real(x, valid), 0.25), torch.Generator().manual_seed(0))
     monkeypatch.setitem(masking.BLIND, 'fixed', lambda *args: hidden)
@@ -194,8 +197,8 @@ def test_masks_find_hidden_groups_of_inputs():
     """
     24 inputs in 6 groups of 4, shuffled: a group's values are one normal number plus noise. After training
     with guided masks of 8 inputs (two groups), the share of groups with anything hidden that are hidden
-    whole, against random masks'. When it happens depends on the processor's rounding: looked at every 500 steps.
-    RESULTS.md has both encoders, three seeds of 2,000 steps: `PYTHONPATH=. python tests/test_model.py`.
+    whole, against random masks'. When it happens depends on the processor's rounding: looked at every 500
+    steps. RESULTS.md has both encoders, three seeds of 2,000 steps: `PYTHONPATH=. python tests/test_model.py`.
     """
     seen = []
     for guided, random in group_shares(6, [500, 1000, 1500, 2000, 2500, 3000]):
@@ -240,11 +243,13 @@ def test_layer_is_torchs_transformer_layer():
     torch.manual_seed(0)
     c = SMAConfig(embed_dim=32, qk_dim=32, v_dim=32, n_head=4)
     ours = Layer(c, 32, 32).double()
-    theirs = torch.nn.TransformerEncoderLayer(32, 4, 128, 0.0, 'gelu', batch_first=True, norm_first=True).double()
+    theirs = torch.nn.TransformerEncoderLayer(32, 4, 128, 0.0, 'gelu', batch_first=True,
+                                              norm_first=True).double()
+    names = ('query', 'key', 'value')
     ours.load_state_dict({
         'ln_query.weight': theirs.norm1.weight, 'ln_query.bias': theirs.norm1.bias,
-        **{f'{name}.weight': w for name, w in zip(('query', 'key', 'value'), theirs.self_attn.in_proj_weight.chunk(3))},
-        **{f'{name}.bias': w for name, w in zip(('query', 'key', 'value'), theirs.self_attn.in_proj_bias.chunk(3))},
+        **{f'{name}.weight': w for name, w in zip(names, theirs.self_attn.in_proj_weight.chunk(3))},
+        **{f'{name}.bias': w for name, w in zip(names, theirs.self_attn.in_proj_bias.chunk(3))},
         'proj.weight': theirs.self_attn.out_proj.weight, 'proj.bias': theirs.self_attn.out_proj.bias,
         'ln_mlp.weight': theirs.norm2.weight, 'ln_mlp.bias': theirs.norm2.bias,
         'fc.weight': theirs.linear1.weight, 'fc.bias': theirs.linear1.bias,
@@ -283,11 +288,15 @@ def test_dropout_and_drop_path_act_in_training_only():
     layer = Layer(replace(model.config, dropout=0.0), 24, 24, 0.25).double().train()
     t = torch.ones(20_000, 1, 1)
     scales = {0.0, torch.tensor(4 / 3).item()}
-    assert abs(layer.drop_path(t).mean().item() - 1) < 0.02 and set(layer.drop_path(t).unique().tolist()) == scales
+    mean = layer.drop_path(t).mean().item()
+    assert abs(mean - 1) < 0.02 and set(layer.drop_path(t).unique().tolist()) == scales
 
 
 def test_start_is_the_papers_sort():
-    """N(0, 0.02) for every Linear, Embedding, latent and position; biases 0, LayerNorms 1 and 0 (the authors' code)."""
+    """
+    N(0, 0.02) for every Linear, Embedding, latent and position;
+    biases 0, LayerNorms 1 and 0 (the authors' code).
+    """
     model = make(64, 0, double=False, embed_dim=64, v_dim=64, qk_dim=64)
     for name, p in model.named_parameters():
         if p.ndim > 1:
@@ -336,8 +345,8 @@ def test_torch_compile_takes_any_width_for_one_program(n_latent, monkeypatch):
 @pytest.mark.slow
 def test_torch_compile_makes_few_programs_for_the_narrowest_widths(monkeypatch):
     """
-    Masks annealed, decoded in pieces: one for twenty widths and two models. Without padding too, and where one position
-    is hidden, none, or more: six. PyTorch gives up above eight.
+    Masks annealed, decoded in pieces: one for twenty widths and two models. Without padding too, and where one
+    position is hidden, none, or more: six. PyTorch gives up above eight.
     """
     half = torch.tensor(0.5)
     assert count_programs(6, 'eager', range(20, 120, 5), [True], monkeypatch, half, decode_pieces=2) == 1
@@ -381,8 +390,8 @@ def test_what_attention_is_given_is_dense(n_latent, monkeypatch):
     (0, ''), (6, ''), pytest.param(6, 'default', marks=pytest.mark.slow)])
 def test_decoding_in_pieces_is_decoding_at_once_in_less_memory(n_latent, compiled, monkeypatch):
     """
-    Losses and gradients to rounding, of bytes and compiled for any width too; and of the decoder of pixels hardly
-    anything is kept for the backward pass.
+    Losses and gradients to rounding, of bytes and compiled for any width too; and of the decoder of pixels
+    hardly anything is kept for the backward pass.
     """
     torch._dynamo.reset()
     monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))

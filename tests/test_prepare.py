@@ -1,4 +1,6 @@
-"""util/prepare.py: prepared once, and again when the source changes; processes that meet, are stopped or killed."""
+"""
+util/prepare.py: prepared once, and again when the source changes; processes that meet, are stopped or killed.
+"""
 
 import hashlib
 import os
@@ -117,7 +119,8 @@ def test_what_is_prepared_is_listed_and_nothing_else_is_touched(run, tmp_path):
 
     lines = run('data.py').stdout.splitlines()
     prepared = [line for line in lines if line.startswith('prepared: ')]
-    for line, name, source in zip(prepared, ('collider', 'mine'), ('collider', tmp_path / 'mine.txt'), strict=True):
+    sources = ('collider', tmp_path / 'mine.txt')
+    for line, name, source in zip(prepared, ('collider', 'mine'), sources, strict=True):
         folder, = (tmp_path / 'datasets').glob(f'{name}-*')
         size = sum(file.stat().st_size for file in folder.iterdir())
         assert line == f'prepared: datasets/{folder.name}, {size:,} bytes, from {source}'
@@ -250,7 +253,8 @@ def test_stopped_in_the_middle_it_leaves_nothing_that_passes_for_a_data_set(tmp_
     left = [path.name for path in tmp_path.glob('datasets/*')]
     if number == signal.SIGKILL:
         assert len(left) == 1 and '.unfinished-' in left[0]
-        listing = subprocess.run([sys.executable, str(ROOT / 'data.py')], cwd=tmp_path, text=True, capture_output=True)
+        listing = subprocess.run([sys.executable, str(ROOT / 'data.py')],
+                                 cwd=tmp_path, text=True, capture_output=True)
         assert f'unfinished: datasets/{left[0]}, 160,' in listing.stdout
     else:
         assert left == [] and process.returncode == 128 + number

@@ -41,7 +41,8 @@ def lines(tmp_path):
     """Byte sequences of many lengths."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(3, 60, 120)
-    (tmp_path / 's.txt').write_bytes(b'\n'.join(bytes(rng.integers(97, 103, n).astype(np.uint8)) for n in lengths))
+    rows = [bytes(rng.integers(97, 103, n).astype(np.uint8)) for n in lengths]
+    (tmp_path / 's.txt').write_bytes(b'\n'.join(rows))
     return ['--dataset=s.txt', '--out_dir=out']
 
 
@@ -63,9 +64,13 @@ def same(a, b):
 
 @pytest.mark.parametrize('data', ['table', 'lines'])
 def test_masks_anneal_unless_told_otherwise(run, request, tmp_path, data):
-    """A run without a word about it is the run with the defaults, bit for bit, and not that of the paper's masks."""
+    """
+    A run without a word about it is the run with the defaults, bit for bit, and not that of the paper's masks.
+    """
     options = [*TINY, *request.getfixturevalue(data), '--max_steps=8']
-    runs = {'plain': [], 'given': ['--mask_anneal=1', '--min_random_fraction=0.25'], 'paper': ['--mask_anneal=0'],
+    runs = {'plain': [],
+            'given': ['--mask_anneal=1', '--min_random_fraction=0.25'],
+            'paper': ['--mask_anneal=0'],
             'no_floor': ['--min_random_fraction=0']}
     for name, more in runs.items():
         run('pretrain.py', *options, *more, f'--out_dir={name}')
@@ -118,7 +123,8 @@ def run_and_stop(tmp_path, options, sent=signal.SIGTERM):
             process.send_signal(sent)
             break
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + sent and 'go on with --resume' in out and 'Traceback' not in err, (out, err)
+    is_told = 'go on with --resume' in out and 'Traceback' not in err
+    assert process.returncode == 128 + sent and is_told, (out, err)
     return torch.load(tmp_path / 'cut/last.pt', weights_only=True)
 
 
@@ -134,8 +140,8 @@ def test_the_log_of_a_resumed_run_is_that_of_one_piece(run, table, tmp_path):
         f.write('import os, sys, runpy\nfrom util import optim\nold, n = optim.update, [0]\n'
                 'def update(*args):\n    n[0] += 1\n    return os._exit(9) if n[0] == 17 else old(*args)\n'
                 f'optim.update = update\nrunpy.run_path({str(ROOT / "pretrain.py")!r}, run_name="__main__")\n')
-    killed = subprocess.run([sys.executable, 'cut.py', *options, '--max_steps=40', '--out_dir=cut'], cwd=tmp_path,
-                            env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True)
+    killed = subprocess.run([sys.executable, 'cut.py', *options, '--max_steps=40', '--out_dir=cut'],
+                            cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True)
     assert killed.returncode == 9
     run('pretrain.py', *options, '--max_steps=40', '--out_dir=cut', '--resume')
     cut, uncut = log(tmp_path / 'cut'), log(tmp_path / 'uncut')
@@ -166,7 +172,8 @@ def test_an_earlier_run_is_kept_until_the_new_one_saves_and_after(run, table, tm
     process.kill()  # before its first save
     process.wait()
     assert run_files(tmp_path / 'out') == first
-    assert 'resumed out/last.pt at step 4' in run('pretrain.py', *TINY, *table, '--max_steps=4', '--resume').stdout
+    out = run('pretrain.py', *TINY, *table, '--max_steps=4', '--resume').stdout
+    assert 'resumed out/last.pt at step 4' in out
     assert run_files(tmp_path / 'out') == first
     out = run('pretrain.py', *TINY, *table, '--max_steps=8', '--seed=1').stdout
     assert 'holds an earlier run' in out and run_files(tmp_path / 'out/previous-1') == first
@@ -197,8 +204,8 @@ def test_resume_of_a_finished_run_says_that_there_is_nothing_to_do(run, table, t
 def test_a_signal_at_the_start_leaves_an_earlier_run_alone_or_keeps_it(run, table, tmp_path, signal_sent):
     run('pretrain.py', *TINY, *table, '--max_steps=4')
     first = run_files(tmp_path / 'out')
-    process = subprocess.Popen([sys.executable, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000'],
-                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, str(ROOT / 'pretrain.py'), *TINY, *table, '--max_steps=1000000']
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for('device: ', process)
     process.send_signal(signal_sent)
     process.communicate(timeout=60)
@@ -209,7 +216,8 @@ def test_a_signal_at_the_start_leaves_an_earlier_run_alone_or_keeps_it(run, tabl
 def test_resume_refuses_data_that_have_changed(run, table, tmp_path):
     run('pretrain.py', *TINY, *table, '--max_steps=4')
     text = (tmp_path / 't.csv').read_text().splitlines()
-    (tmp_path / 't.csv').write_text('\n'.join([text[0], *text[:0:-1]]) + '\n')  # the same rows, in another order
+    # the same rows, in another order
+    (tmp_path / 't.csv').write_text('\n'.join([text[0], *text[:0:-1]]) + '\n')
     assert 'has changed' in run('pretrain.py', *TINY, *table, '--max_steps=6', '--resume', status=2).stderr
 
 
@@ -227,7 +235,8 @@ def test_other_processes_are_said_on_resume(run, lines, tmp_path):
     run('pretrain.py', *TINY, *lines, '--max_steps=4')
     done = run('pretrain.py', *TINY, *lines, '--max_steps=6', '--resume', '--accumulation=2').stdout
     assert 'accumulation x processes was 1, is 2: other masks' in done
-    assert 'other masks' not in run('pretrain.py', *TINY, *lines, '--max_steps=8', '--resume', '--accumulation=2').stdout
+    done = run('pretrain.py', *TINY, *lines, '--max_steps=8', '--resume', '--accumulation=2').stdout
+    assert 'other masks' not in done
 
 
 def test_what_is_not_finite_is_never_saved(run, table, tmp_path):
@@ -372,18 +381,22 @@ def test_a_step_waits_for_nothing_but_its_batch(copies, request, data, options, 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 @STEPS
 def test_cuda_is_not_waited_for_in_a_step(run, request, monkeypatch, data, options, n, dtype):
-    """From the third step on PyTorch watches, and waiting is an error. (Each tenth asks whether steps were skipped.)"""
+    """
+    From the third step on PyTorch watches, and waiting is an error.
+    (Each tenth asks whether steps were skipped.)
+    """
     taken, update = [], optim.update
 
     def watched(*args):
         norm = update(*args)
         taken.append(norm)
-        torch.cuda.set_sync_debug_mode({2: 'error', 8: 'default'}.get(len(taken), torch.cuda.get_sync_debug_mode()))
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode({2: 'error', 8: 'default'}.get(len(taken), mode))
         return norm if len(taken) < 8 else sys.exit(0)
     monkeypatch.setattr(optim, 'update', watched)
     try:
-        run('pretrain.py', *TINY, *request.getfixturevalue(data), *QUIET, *options, '--max_steps=9', '--compile=false',
-            '--device=cuda', f'--dtype={dtype}')
+        run('pretrain.py', *TINY, *request.getfixturevalue(data), *QUIET, *options, '--max_steps=9',
+            '--compile=false', '--device=cuda', f'--dtype={dtype}')
     finally:
         torch.cuda.set_sync_debug_mode('default')
     assert len(taken) == 8
@@ -400,12 +413,15 @@ def test_log_and_checkpoints(run, table, tmp_path, mask):
     assert all(abs(line['masked'] - 0.4) < 1e-6 and line['padding'] == 0 and 0 < line['mask_entropy'] <= 1
                for line in lines)
     values = {line['step']: line['val_loss_random'] for line in lines if 'val_loss' in line}
-    last, best = (torch.load(tmp_path / f'out/t/{mask}/{name}.pt', weights_only=True) for name in ('last', 'best'))
+    last, best = (torch.load(tmp_path / f'out/t/{mask}/{name}.pt', weights_only=True)
+                  for name in ('last', 'best'))
     assert list(values) == [4, 8, 12] and best['step'] == min(values, key=values.get) and last['step'] == 12
     assert best['best'] == min(values.values()) and last['config']['mask'] == mask
     assert last['norm']['kind'] == 'quantile' and last['model_args']['seq_len'] == 5
-    assert last['columns'] == ['a', 'b', 'c', 'd', 'e'] and lines[0]['lr'] == lr_at(1, 12, dict(lr=1e-3, min_lr=0.0, warmup_steps=2))
-    assert all((line.get('val_loss') == line.get('val_loss_random')) == (mask == 'random') for line in lines[1::2])
+    first_lr = lr_at(1, 12, dict(lr=1e-3, min_lr=0.0, warmup_steps=2))
+    assert last['columns'] == ['a', 'b', 'c', 'd', 'e'] and lines[0]['lr'] == first_lr
+    assert all((line.get('val_loss') == line.get('val_loss_random')) == (mask == 'random')
+               for line in lines[1::2])
 
 
 def test_entropy_tells_a_stuck_mask():
@@ -426,17 +442,21 @@ def test_entropy_tells_a_stuck_mask():
 
 
 def test_resume_refuses_other_settings_and_keeps_the_statistics(run, table, tmp_path):
-    """Another split, input or learning rate would train on other rows, or another objective; more steps are fine."""
+    """
+    Another split, input or learning rate would train on other rows, or another objective; more steps are fine.
+    """
     first = [*TINY, *table, '--max_steps=2']
     run('pretrain.py', *first, '--test_share=0.2')
-    for change in ('--test_share=0.3', '--input_column=a,b,c,d,e', '--lr=0.5', '--n_query=2', '--mask_ratio=0.4'):
+    for change in ('--test_share=0.3', '--input_column=a,b,c,d,e', '--lr=0.5', '--n_query=2',
+                   '--mask_ratio=0.4'):
         err = run('pretrain.py', *first, '--test_share=0.2', '--resume', change, status=2).stderr
         assert change[2:].split('=')[0] in err
     log_file = tmp_path / 'out/log.jsonl'
     log_file.write_text(log_file.read_text() + '{"step": 2, "lo')  # what a full disk leaves
     (tmp_path / 'u.csv').write_text((tmp_path / 't.csv').read_text().replace('0.', '9.'))
     run('pretrain.py', *first, '--dataset=u.csv', '--init_from=out', '--out_dir=next')
-    run('pretrain.py', *first, '--dataset=u.csv', '--resume', '--max_steps=4', '--out_dir=next')  # without init_from
+    # without init_from
+    run('pretrain.py', *first, '--dataset=u.csv', '--resume', '--max_steps=4', '--out_dir=next')
     a, b = (torch.load(tmp_path / f'{name}/last.pt', weights_only=True) for name in ('out', 'next'))
     assert torch.equal(a['norm']['mean'], b['norm']['mean']) and b['step'] == 4
     run('pretrain.py', *first, '--test_share=0.2', '--resume', '--max_steps=4')
@@ -447,7 +467,8 @@ def test_start_from_another_run(run, table, tmp_path):
     run('pretrain.py', *TINY, *table, '--mask=random', '--max_steps=2')
     done = run('pretrain.py', *TINY, *table, '--max_steps=1', '--lr=1e-9', '--init_from=out', '--out_dir=next')
     assert ' 0 new' in done.stdout
-    err = run('pretrain.py', *TINY, *table, '--mlp_ratio=3', '--init_from=out', '--out_dir=next', status=2).stderr
+    err = run('pretrain.py', *TINY, *table, '--mlp_ratio=3', '--init_from=out', '--out_dir=next',
+              status=2).stderr
     assert err == 'error: mlp_ratio=3 is given, and the weights of out have mlp_ratio=4: leave it out\n'
     a, b = weights(tmp_path / 'out/last.pt'), weights(tmp_path / 'next/last.pt')
     assert all(torch.allclose(a[k], b[k], atol=1e-7) for k in a)
@@ -463,14 +484,16 @@ MISTAKES = [
     (['--sed=1'], "'seed'"), (['--lr=fast'], 'wants float'), (['--n_layer=2.5'], 'wants int'),
     (['config/colider.py'], 'colider'), (['--dataset=missing.csv'], "no file 'missing.csv'"),
     (['--dataset=hole.csv'], 'missing'), (['--dataset=ragged.csv'], 'cells'),
-    (['--dataset=empty.txt'], 'no rows'), (['--dataset=few.txt'], 'batch_size'), (['--mask_ratio=1'], 'everything'),
+    (['--dataset=empty.txt'], 'no rows'), (['--dataset=few.txt'], 'batch_size'),
+    (['--mask_ratio=1'], 'everything'),
     (['--mask_ratio=0.01'], 'nothing'), (['--mask=guidd'], "'guided'"),
     (['--mask_ratio=0.1,0.2'], 'wants float'), (['--n_head=3'], 'n_head=3 must divide'),
     (['--seq_len=7'], 'seq_len=7'), (['--norm=max'], 'norm='), (['--device=tpu'], 'device'),
     (['--dtype=int8'], 'dtype'), (['--n_query=0'], 'n_query'), (['--init_from=t.csv'], 'no checkpoint'),
     (['--val_share=0.9'], 'val_share'),
     (['--log_interval=0'], 'log_interval'), (['--epochs=0'], 'epochs'), (['--seed=-1'], 'seed'),
-    (['--n_latent=-1'], 'n_latent'), (['--mask=guided,random'], 'guided,random'), (['--data_dir=t.csv'], 'data_dir'),
+    (['--n_latent=-1'], 'n_latent'), (['--mask=guided,random'], 'guided,random'),
+    (['--data_dir=t.csv'], 'data_dir'),
     (['--batch_size=9', '--accumulation=2'], 'divisible'),
     (['--mask_anneal=2'], 'mask_anneal'), (['--mask=word'], 'mask=word'), (['--mask=patch'], 'mask=patch'),
     (['--label_column=z'], "'z'"),

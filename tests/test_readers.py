@@ -151,7 +151,8 @@ def test_where_labels_could_be(tmp_path, name, word):
 
 
 @pytest.mark.parametrize('name, start, ending', [
-    ('a.csv', gzip.compress(b'a,y\n1,2\n'), 'is packed, as a .gz'), ('a.txt', b'\xfd7zXZ\x00', 'is packed, as a .xz'),
+    ('a.csv', gzip.compress(b'a,y\n1,2\n'), 'is packed, as a .gz'),
+    ('a.txt', b'\xfd7zXZ\x00', 'is packed, as a .xz'),
     ('b.txt', bz2.compress(b'abc\n'), 'is packed, as a .bz2'), ('a.jsonl', b'PK\x03\x04', 'a.jsonl'),
     ('a.fasta', b'PK\x03\x04', 'is a .zip: unpack it')])
 def test_a_packed_file_of_another_name(tmp_path, name, start, ending):
@@ -159,14 +160,16 @@ def test_a_packed_file_of_another_name(tmp_path, name, start, ending):
     fails(ending, read, tmp_path / name)
 
 
-@pytest.mark.parametrize('content, rows', [(b'BZhang hello\nfoo\n', [b'BZhang hello', b'foo']), (b'a\rb', [b'a\rb'])])
+@pytest.mark.parametrize('content, rows', [
+    (b'BZhang hello\nfoo\n', [b'BZhang hello', b'foo']), (b'a\rb', [b'a\rb'])])
 def test_a_text_is_not_taken_for_a_packed_file_or_for_an_old_macs(tmp_path, content, rows):
     (tmp_path / 'a.txt').write_bytes(content)
     assert list(read(tmp_path / 'a.txt').x) == rows
 
 
 @pytest.mark.parametrize('name, content', [
-    ('a.csv', b'a,y\r1,2\r3,4\r'), ('a.fasta', b'>a\rMKV\r'), ('a.txt', b'abc\rdef\rghi'), ('a.smi', b'CCO\rCC\r')])
+    ('a.csv', b'a,y\r1,2\r3,4\r'), ('a.fasta', b'>a\rMKV\r'), ('a.txt', b'abc\rdef\rghi'),
+    ('a.smi', b'CCO\rCC\r')])
 def test_line_ends_of_old_macs_are_told(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     fails('has line ends of another kind', read, tmp_path / name)
@@ -185,4 +188,5 @@ def test_an_unknown_ending_is_named_before_its_knobs(tmp_path, name):
 
 def test_a_folder_called_like_a_table(tmp_path):
     (tmp_path / 'my.parquet').mkdir()
-    fails('is a folder, not a .parquet file: name a file in it', read, tmp_path / 'my.parquet', label_column='y')
+    fails('is a folder, not a .parquet file: name a file in it', read, tmp_path / 'my.parquet',
+          label_column='y')

@@ -1,6 +1,6 @@
 """
-Every command that the README, RESULTS.md and the docstrings print is one that its script accepts, every file they name
-exists, and what they promise of themselves holds.
+Every command that the README, RESULTS.md and the docstrings print is one that its script accepts, every file
+they name exists, and what they promise of themselves holds.
 """
 
 import ast
@@ -14,9 +14,11 @@ from conftest import ROOT
 
 from configurator import configure
 
-PAGES = [ROOT / 'README.md', ROOT / 'docs/RESULTS.md', *ROOT.glob('*.py'), *ROOT.glob('util/*.py'), *(ROOT / 'config').glob('*.py')]
-COMMANDS = sorted({(page.relative_to(ROOT).as_posix(), m.group(1).strip()) for page in PAGES for m in re.finditer(
-    r'^\s*(?:python|torchrun(?: --\S+)+) (\w+\.py[^\n#`]*|-m util\.bench[^\n#`]*)', page.read_text(), re.M)})
+PAGES = [ROOT / 'README.md', ROOT / 'docs/RESULTS.md',
+         *ROOT.glob('*.py'), *ROOT.glob('util/*.py'), *(ROOT / 'config').glob('*.py')]
+COMMAND = r'^\s*(?:python|torchrun(?: --\S+)+) (\w+\.py[^\n#`]*|-m util\.bench[^\n#`]*)'
+COMMANDS = sorted({(page.relative_to(ROOT).as_posix(), m.group(1).strip())
+                   for page in PAGES for m in re.finditer(COMMAND, page.read_text(), re.M)})
 
 
 def test_there_are_commands():
@@ -93,10 +95,12 @@ def test_util_does_not_import_the_stages():
 
 
 def test_no_module_imports_itself_in_a_circle():
-    TopologicalSorter({name: imported(path) for name, path in MODULES.items()}).prepare()  # CycleError names a circle
+    # CycleError names a circle
+    TopologicalSorter({name: imported(path) for name, path in MODULES.items()}).prepare()
 
 
-OPTIONAL = {'PIL', 'matplotlib', 'rdkit', 'pyarrow', 'fcntl', 'transformers'}  # may be missing, so imported where they are used
+# may be missing, so imported where they are used
+OPTIONAL = {'PIL', 'matplotlib', 'rdkit', 'pyarrow', 'fcntl', 'transformers'}
 
 
 def test_imports_inside_functions_are_of_optional_packages_alone():
@@ -104,7 +108,8 @@ def test_imports_inside_functions_are_of_optional_packages_alone():
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, (ast.Import, ast.ImportFrom)) and node not in tree.body:
-                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                aliases = [alias.name for alias in node.names]
+                names = [node.module] if isinstance(node, ast.ImportFrom) else aliases
                 inside = {name.split('.')[0] for name in names}
                 assert inside <= OPTIONAL, f'{path.name}, line {node.lineno}: import inside a function'
 
@@ -119,7 +124,8 @@ def test_the_python_example_gives_what_eval_writes(run, tmp_path):
     rng = np.random.default_rng(0)
     lines = ['a,b,c,y', *[f'{a:.4f},{b:.4f},{c:.4f},{int(a > 0)}' for a, b, c in rng.normal(size=(80, 3))]]
     (tmp_path / 'my.csv').write_text('\n'.join(lines) + '\n')
-    run('pretrain.py', '--dataset=my.csv', '--label_column=y', '--max_steps=2', '--batch_size=16', '--device=cpu')
+    run('pretrain.py', '--dataset=my.csv', '--label_column=y', '--max_steps=2', '--batch_size=16',
+        '--device=cpu')
     run('eval.py', '--ckpt=out/my/guided', '--embed=my.csv', '--device=cpu')
     example, = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/DATA.md').read_text(), re.S)
     names = {}

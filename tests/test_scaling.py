@@ -1,4 +1,7 @@
-"""util/scaling.py: standard scores and quantiles against trusted libraries, holes, and offsets that dwarf the spread."""
+"""
+util/scaling.py: standard scores and quantiles against trusted libraries,
+holes, and offsets that dwarf the spread.
+"""
 
 import json
 
@@ -151,10 +154,12 @@ def test_another_file_is_scaled_as_the_checkpoint_learned(tmp_path, kind):
     x = seconds(tmp_path)
     d = opened(tmp_path, tmp_path / 'a.csv', label_column='y')
     norm = fit_norm(d, np.arange(600), kind)
-    checkpoint = dict(config={'dataset': str(tmp_path / 'a.csv')}, columns=d.columns, norm=norm, model_args={'d_raw': 1})
+    checkpoint = dict(config={'dataset': str(tmp_path / 'a.csv')}, columns=d.columns, norm=norm,
+                      model_args={'d_raw': 1})
     new = np.array([[1_700_000_077, 0.5], [1_700_000_177, 0.5], [1_731_536_000, 0.5]])
     (tmp_path / 'new.csv').write_text('t,a\n' + ''.join(f'{t:.0f},{a}\n' for t, a in new))
-    knobs = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': str(tmp_path / 'new.csv'), 'data_dir': str(tmp_path / 'd')}
+    knobs = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': str(tmp_path / 'new.csv'),
+             'data_dir': str(tmp_path / 'd')}
     knobs = data.data_knobs(knobs, checkpoint)
     other = data.open_dataset(**knobs)
     other.norm = norm

@@ -25,7 +25,8 @@ def test_a_row_that_is_added_moves_no_other(tmp_path, kind):
     before = split(rows)
     assert (split(['250,196'] + rows)[1:] == before).all() and (split(rows[::-1])[::-1] == before).all()
     shares = np.bincount(before) / len(before)
-    assert abs(shares - [0.6, 0.2, 0.2]).max() < 0.04  # three deviations: sqrt(0.2 * 0.8 / 2000) = 0.009, and ties
+    # three deviations: sqrt(0.2 * 0.8 / 2000) = 0.009, and ties
+    assert abs(shares - [0.6, 0.2, 0.2]).max() < 0.04
     other = split(rows, split_seed=1)
     agree, chance = (other == before).mean(), 0.6 ** 2 + 0.2 ** 2 + 0.2 ** 2
     assert abs(agree - chance) < 0.05
@@ -55,7 +56,8 @@ def test_splits_by_share_and_by_file(tmp_path):
     assert counts(d) == [50, 7, 9] and sequences(d)[d.rows('test')[0]] == b'c0'
     assert counts(opened(tmp_path, paths['a'], val_file=b)) == [50, 7, 0]
     n, *val_test = counts(opened(tmp_path, paths['a'], test_file=b))
-    assert (n + val_test[0], val_test[1]) == (50, 7) and 3 < val_test[0] < 18  # and not the folder of val_file=b
+    # and not the folder of val_file=b
+    assert (n + val_test[0], val_test[1]) == (50, 7) and 3 < val_test[0] < 18
 
 
 def survey(tmp_path, n=600):

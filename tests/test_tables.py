@@ -193,7 +193,8 @@ def test_measurements_are_no_row_index(tmp_path):
     """Seats, an index that was measured, years in which rows repeat."""
     rng = np.random.default_rng(0)
     lines = ['row,Id,index,year,y']
-    lines += [f'{rng.integers(1, 6)},{rng.integers(1, 5)},{rng.random():.3f},{1990 + i // 3},{i % 2}' for i in range(60)]
+    lines += [f'{rng.integers(1, 6)},{rng.integers(1, 5)},{rng.random():.3f},{1990 + i // 3},{i % 2}'
+              for i in range(60)]
     assert read(write(tmp_path / 'a.csv', lines), label_column='y').notes == ''
 
 
