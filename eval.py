@@ -406,12 +406,14 @@ def show_curves():
     panels = plots.panels_of_logs(runs)
     if not panels:
         fail(f'{", ".join(runs)}: nothing is logged there yet')
-    plots.plot(panels, 'step', Path(show_out or runs[0]).expanduser() / 'curves.png')
+    plots.plot(panels, 'step', picture_folder() / 'curves.png')
 
 
 def picture_folder() -> Path:
     if show_out:
         return Path(show_out).expanduser()
+    if show == 'curves':
+        return Path(runs[0]).expanduser()
     home = Path(ckpt.replace('hf:', 'out/')).expanduser()
     return home.parent if home.is_file() else home
 
