@@ -1,6 +1,7 @@
 """errors.py: how a script ends."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -33,6 +34,15 @@ def ends(main, capsys):
 
 def test_a_script_ends_in_one_line_and_status_2(capsys):
     assert ends(lambda: fail('lower --lr'), capsys) == 'error: lower --lr\n'
+
+
+def test_the_error_lines_of_several_processes_do_not_mix():
+    """Without Python's buffer too, the line is written in one piece: here each piece is a packet of its own."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    code = "from util.errors import fail, run_cli; run_cli(lambda: fail('lower --lr'))"
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, stderr=theirs,
+                          env={**os.environ, 'PYTHONUNBUFFERED': '1'})
+    assert done.returncode == 2 and ours.recv(100) == b'error: lower --lr\n'
 
 
 @pytest.mark.parametrize('error', [

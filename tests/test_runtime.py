@@ -1,7 +1,6 @@
 """runtime.py: the device, several processes, signals."""
 
 import os
-import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -218,7 +217,8 @@ import torch
 import torch.distributed as dist
 from util.runtime import finish, set_up, sum_ranks
 run = set_up(dict(device='cpu', dtype='float32'))
-print('waits', dist.group.WORLD._get_backend(torch.device('cpu')).options._timeout.total_seconds())
+seconds = dist.group.WORLD._get_backend(torch.device('cpu')).options._timeout.total_seconds()
+assert seconds >= 12 * 3600, seconds
 assert sum_ranks(torch.ones(3) + run.rank, run).tolist() == [3, 3, 3]
 finish(run)
 '''
@@ -226,9 +226,7 @@ finish(run)
 
 @pytest.mark.slow
 def test_two_processes_wait_for_hours(two_processes, tmp_path):
-    done = two_processes(script(tmp_path / 'timeout.py', TIMEOUT))
-    seconds = [float(text) for text in re.findall(r'waits ([\d.]+)', done.stdout)]
-    assert len(seconds) == 2 and min(seconds) >= 12 * 3600
+    two_processes(script(tmp_path / 'timeout.py', TIMEOUT))
 
 
 OUT_OF_MEMORY = '''

@@ -73,5 +73,14 @@ def advice_on_memory(error):
 
 def end(message):
     """Print the error line and leave with exit status 2."""
-    print('error:', message, file=sys.stderr, flush=True)
+    print_error(message)
     raise SystemExit(2) from None
+
+
+def print_error(message):
+    """
+    The error line, on stderr. It is written at once, its end too: where Python does not buffer (as
+    PYTHONUNBUFFERED asks), print would write it in pieces, and the lines of two processes would mix.
+    """
+    sys.stderr.write(f'error: {message}\n')
+    sys.stderr.flush()

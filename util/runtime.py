@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from util.errors import fail, printable
+from util.errors import fail, print_error, printable
 
 # -----------------------------------------------------------------------------
 # ---- device
@@ -169,7 +169,7 @@ def report_lost_process(run, error_type, error, trace):
     The excepthook of several processes: one line where another one has ended. torchrun then ends them all.
     """
     if isinstance(error, dist.DistError) or 'gloo' in str(error):
-        print(f'error: process {run.rank} waited for another process, which has died', file=sys.stderr)
+        print_error(f'process {run.rank} waited for another process, which has died')
     else:
         sys.__excepthook__(error_type, error, trace)
 
