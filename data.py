@@ -16,6 +16,7 @@ into memory here.
 import itertools
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -53,7 +54,7 @@ val_share: float | None = None  # the share of rows drawn for validation; None =
 test_share: float | None = None  # the share of rows drawn for the test; None = 0.1
 split_seed: int | None = None  # another number draws other rows; None = 0
 missing: str | None = None  # where a number is missing: mean, or drop its row; None = an error
-header: bool | None = None  # csv: whether the first line has the names; None = unless it holds only numbers
+header: bool | None = None  # csv: whether the first line has the names; None = unless it looks like a row
 quotes: bool | None = None  # csv: False = quotation marks mean nothing; None = True
 window: int | None = None  # text: join the lines, cut windows of so many bytes; None = a line is a row
 image_size: int | None = None  # images: side in pixels that the model sees; None = 192
@@ -62,7 +63,7 @@ DEFAULTS = {'val_share': 0.02, 'test_share': 0.1, 'split_seed': 0, 'image_size':
 PREPARE_KNOBS = {**defaults_of(__file__), **DEFAULTS}
 DEFAULT_DATASET = 'collider'  # where neither a knob nor a checkpoint names one
 PAD, CLS, SEP = 0, 4, 5  # ids of Perceiver IO: byte b is b + FIRST_BYTE
-TOKENS = 2 ** 16  # a batch that a GPU scores has at least so many
+TOKENS = 2 ** 16  # a GPU scores rows of up to so many together, or batch_size rows
 
 
 # -----------------------------------------------------------------------------
@@ -114,17 +115,19 @@ def data_knobs(config: dict, checkpoint: dict | None = None) -> dict:
     2. that of the run which made the checkpoint, if the data set is the same (of another one: carried_knobs),
     3. the default.
     """
-    trained_with = checkpoint['config'] if checkpoint else {}
-    is_same = config['dataset'] in (None, trained_with.get('dataset'))
-    carried = PREPARE_KNOBS if is_same else carried_knobs(config['dataset'])
     knobs = dict(PREPARE_KNOBS)
     for name in knobs:
         if config[name] is not None:
             knobs[name] = config[name]
-        elif name in carried and trained_with.get(name) is not None:
-            knobs[name] = trained_with[name]
     if checkpoint is None:
         return knobs
+
+    trained_with = checkpoint['config']
+    is_same = config['dataset'] in (None, trained_with.get('dataset'))
+    carried = list(PREPARE_KNOBS) if is_same else carried_knobs(config['dataset'])
+    for name in carried:
+        if config[name] is None and trained_with.get(name) is not None:
+            knobs[name] = trained_with[name]
 
     if not is_same and file_format(knobs['dataset']) in TABLES and not knobs['input_column']:
         # by the column names that the checkpoint knows: another table may have more columns, in any order
@@ -137,7 +140,7 @@ def data_knobs(config: dict, checkpoint: dict | None = None) -> dict:
 
 
 def settle_knobs(config: dict, checkpoint: dict | None = None):
-    """Writes into a stage's config, in the place of None, what its knobs about data come to."""
+    """Replaces each knob about data that is None in a stage's config by the value that was used."""
     for name, value in data_knobs(config, checkpoint).items():
         if name in config:
             config[name] = value
@@ -185,6 +188,11 @@ def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs:
 def name_of(dataset: str) -> str:
     """'esol' for the data set of that name and for some/esol.csv.gz: what its output is called."""
     return base_name(split_paths(dataset)[0])
+
+
+def usual_folder(dataset: str) -> str:
+    """Where pretrain.py puts the runs of a data set, and finetune.py looks for them."""
+    return f'out/{name_of(dataset)}'
 
 
 # -----------------------------------------------------------------------------
@@ -342,14 +350,17 @@ class Dataset:
                 line[1:length - 1] = self.x[start:start + length - 2]
                 line[1:length - 1] += FIRST_BYTE
             else:  # CLS bytes SEP bytes SEP
-                # If a pair is too long, the second of the two gets half of the room, or what the first leaves.
-                # 10 places for 9 and 7 bytes: 5 and 5. For 3 and 9: 3 and 7.
+                n_first = self.firsts[row]
+                begin_second = start + n_first
+                n_second = end - begin_second
                 room = length - 3
-                first = self.firsts[row]
-                n_second = min(end - start - first, max(room // 2, room - first))
-                n_first = room - n_second
+                if n_first + n_second > room:
+                    # Too long: the second of the two gets half of the room, or what the first leaves.
+                    # 10 places for 9 and 7 bytes: 5 and 5. For 3 and 9: 3 and 7.
+                    n_second = min(n_second, max(room // 2, room - n_first))
+                    n_first = room - n_second
                 line[1:n_first + 1] = self.x[start:start + n_first]
-                line[n_first + 2:length - 1] = self.x[start + first:start + first + n_second]
+                line[n_first + 2:length - 1] = self.x[begin_second:begin_second + n_second]
                 line[1:length - 1] += FIRST_BYTE
                 line[n_first + 1] = SEP
             line[length - 1] = SEP
@@ -458,16 +469,15 @@ def micro_batches(dataset: Dataset, rows: np.ndarray, batch_size: int, accumulat
     whole step), on the device. labels: (N,), of all rows of the data set.
     """
     dataset.keep_on(run.device, rows)
-    dealt = deal(dataset, rows, batch_size, accumulation, seed, step, run)
-    # The same rows twice: the loader takes them from `ahead`, some batches before they are handed out here.
-    dealt, ahead = itertools.tee(dealt)
+    waiting = deque()  # the step's rows of each batch that the loader has begun: it reads some batches ahead
 
     def index():
-        for mine, step_rows in ahead:
+        for mine, step_rows in deal(dataset, rows, batch_size, accumulation, seed, step, run):
+            waiting.append(step_rows)
             y = None if labels is None else labels.numpy()[mine]
             yield mine, dataset.width(step_rows), y
-    for (_, step_rows), (x, valid, y) in zip(dealt, load(dataset, index(), run.device)):
-        yield x, valid, y, step_rows
+    for x, valid, y in load(dataset, index(), run.device):
+        yield x, valid, y, waiting.popleft()
 
 
 def deal(dataset: Dataset, rows: np.ndarray, batch_size: int, accumulation: int, seed: int, step: int,

@@ -12,8 +12,8 @@ Stage 3: what a checkpoint is worth, by scores, probes and embeddings; and what 
     python eval.py --ckpt=out/collider/guided --show=overlap            Figure 4
     python eval.py --show=curves --runs=out/collider/random,out/collider/guided     losses and scores
 
-The data are the checkpoint's own unless --dataset names others; its statistics scale the floats. matplotlib,
-if installed, draws what --show prints.
+The data are the checkpoint's own unless --dataset names others; its statistics scale the floats. What --show
+prints for masks, overlap and curves is also drawn, if matplotlib is installed.
 """
 
 import csv
@@ -53,8 +53,8 @@ mask_ratio: float | None = None  # r, the share of the inputs hidden
 n_query: int | None = None  # queries drawn for each guided mask, |R|; at most all there are
 # ---- probes and pictures
 n_train: int | None = 10_000  # labelled training rows that the probes learn from; None = all
-target: str | None = None  # binary, multiclass or regression; None = the data set's own, else inferred
-metric: str | None = None  # one of METRICS in util/metrics.py; None = the data set's own, else accuracy or rmse
+target: str | None = None  # binary, multiclass or regression; None = the checkpoint's, or as in finetune.py
+metric: str | None = None  # one of METRICS in util/metrics.py; None = the checkpoint's, or as in finetune.py
 positive: str | None = None  # of two classes, the one that F1 describes; None = the checkpoint's own
 runs = ('out/collider/random', 'out/collider/guided')  # folders with log.jsonl, for curves
 inputs_per_query = 4  # inputs that each query chooses, for overlap
@@ -279,9 +279,10 @@ def print_probes(ev: Evaluation):
     trained_with = ev.saved['config']
     wanted_target = target or trained_with.get('target')
     wanted_metric = metric or trained_with.get('metric')
+    wanted_positive = positive or trained_with.get('positive')
     scored_split = 'train' if split == 'all' else split
     task, labelled, note = tasks.infer_task(
-        ev.data, wanted_target, wanted_metric, ('train', scored_split), positive)
+        ev.data, wanted_target, wanted_metric, ('train', scored_split), wanted_positive)
     print0(ev.run, f'target: {task["target"]}')
     if note:
         print0(ev.run, note)
@@ -309,7 +310,10 @@ def probe_rows(features: Callable, data: Dataset, task: dict, train_rows: np.nda
 
 @torch.no_grad()
 def show_masks(ev: Evaluation, masking: Masking):
-    """Figure 2, Table 7: two masks by the same weights beside baselines; statistics of 1,000 masks of each."""
+    """
+    Figure 2, Table 7: pictures of two masks by the same weights, beside baselines. Statistics of 1,000 such
+    masks and of 1,000 random ones.
+    """
     data = ev.data
     is_image = is_picture(data)
     view_1 = f'{masking.mask} 1'

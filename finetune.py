@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configurator import configure, defaults_of
-from data import DEFAULT_DATASET, Dataset, micro_batches, name_of, open_data, settle_knobs
+from data import DEFAULT_DATASET, Dataset, micro_batches, name_of, open_data, settle_knobs, usual_folder
 from eval import outputs
 from model import build
 from util import augment as augmentation
@@ -45,8 +45,8 @@ SHARED_KNOBS = ('data.py', 'util/runtime.py', 'pretrain.py: model')  # model: a 
 # ---- inputs and labels
 task: str | None = None  # which of its data sets a family's config takes, such as config/finetune_glue.py
 augment = False  # images: random crops, 3-Augment, mixup, CutMix, label smoothing; else the centre, as it is
-max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = seq_len
-norm: str | None = None  # how floats are scaled from scratch: standard (None), quantile or none
+max_len: int | None = None  # tokens kept of a byte sequence, CLS and SEP included; None = the checkpoint's
+norm: str | None = None  # from scratch: standard, quantile or none; None = the first checkpoint's, or standard
 target: str | None = None  # binary, multiclass or regression; None = the data set's own, else inferred
 metric: str | None = None  # one of METRICS in util/metrics.py; None = the data set's own, else accuracy or rmse
 positive: str | None = None  # of two classes, the one that F1 describes; None = 1 of 0 and 1, else the rarer
@@ -62,12 +62,12 @@ max_steps: int | None = None  # optimiser steps; None = what the epochs take
 lr = (1e-3,)  # peak learning rates: of several, the best on validation is kept
 min_lr = 0.0  # where the cosine ends
 warmup_steps = 10  # linear warm-up
-weight_decay = 0.01  # of matrices; biases, LayerNorms and embeddings have none
+weight_decay = 0.01  # of the matrices of Linear layers; the other parameters have none
 grad_clip = 1.0  # largest gradient norm; 0 = off
 # ---- run
 seeds = (0, 1, 2)  # one run each: of new weights, labelled rows, batches and dropout
 compile: str | None = None  # torch.compile: true, false, reduce-overhead (CUDA graphs); None = on cuda
-out_dir: str | None = None  # checkpoints and results; None = out/finetune_DATASET, with _frozen
+out_dir: str | None = None  # checkpoints and results; None = out/finetune_DATASET; _frozen added by freeze
 resume = False  # keep the finished runs that OUT_DIR already holds
 eval_interval: int | None = None  # steps between validations; None = an epoch, or more: at most 100 validations
 # -----------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def main():
     check_settings(config)
     run = runtime.set_up(config)
     stop = runtime.Stop()
-    starts = find_starts(config, usual_folder(config))
+    starts = find_starts(config, usual_folder(config['dataset'] or DEFAULT_DATASET))
     check_file_names(starts)
     first = next((start.checkpoint for start in starts if start.checkpoint), None)
     shape = common_shape(starts, config, defaults_of(__file__))
@@ -250,8 +250,11 @@ def steps_and_interval(n_rows, n_val):
         total_steps = n_epochs * steps_per_epoch
     if eval_interval is not None:
         return total_steps, eval_interval
-    # after every epoch; less often if that were more than 100 validations, or more rows than training reads
-    n_validations = min(100, max(10, total_steps * batch_size // n_val))
+    # Not more validation rows are read than training rows, but there are 10 validations at least, and 100 at
+    # most. They come at the ends of epochs.
+    n_validations = total_steps * batch_size // n_val
+    n_validations = max(n_validations, 10)
+    n_validations = min(n_validations, 100)
     epochs_between = math.ceil(total_steps / steps_per_epoch / n_validations)
     return total_steps, epochs_between * steps_per_epoch
 
@@ -302,7 +305,7 @@ def train_all(experiment: Experiment, start: Start, table: list[str]) -> dict[fl
     for rate in lr:
         for seed in seeds:
             name = file_name(start, rate, seed)
-            finished = finished_run(experiment, start, out.path / name)
+            finished = finished_run(experiment, out.path / name)
             if finished is None:
                 this_run = (start.name, rate, seed)
                 forget_log_entries(out, this_run)
@@ -341,7 +344,7 @@ def set_outdated_runs_aside(experiment, starts):
             path.unlink()
 
 
-def finished_run(experiment, start, path):
+def finished_run(experiment, path):
     """With --resume, the checkpoint of a run that is finished already, else None."""
     # rank 0 looks: other ranks could see another state of the disk, train, and wait for rank 0 for ever
     if not resume or not runtime.decide_on_main(path.exists(), experiment.run):
@@ -442,11 +445,6 @@ def file_name(start, rate, seed):
 
 # -----------------------------------------------------------------------------
 # settings that cannot work
-
-
-def usual_folder(config):
-    """Where pretrain.py puts the runs of this data set."""
-    return f'out/{name_of(config["dataset"] or DEFAULT_DATASET)}'
 
 
 def check_file_names(starts):

@@ -121,8 +121,11 @@ def guided_exact(A: Tensor, valid: Tensor, k: Tensor, generator: Generator | Non
     n_drawn = drawn.sum(1).clamp(min=1)  # (B,)
     hidden = torch.zeros_like(valid)
     for i in range(A.shape[1]):  # one after the other: the cost that the approximation saves
-        share = (k // n_drawn + (i < k % n_drawn)) * drawn[:, i]  # (B,)
-        hidden = hidden | keep_top_k(A[:, i].masked_fill(hidden | ~valid, -torch.inf), share)
+        takes_one_more = i < k % n_drawn  # (B,)
+        share = k // n_drawn + takes_one_more  # (B,)
+        share = share.masked_fill(~drawn[:, i], 0)  # a filler hides nothing
+        is_free = valid & ~hidden  # (B, n)
+        hidden = hidden | keep_top_k(A[:, i].masked_fill(~is_free, -torch.inf), share)
     return hidden
 
 

@@ -69,15 +69,15 @@ class SMAConfig:
     n_out: int = 0  # outputs of the fine-tuning head; 0 = no head but the reconstruction decoder
 
     def __post_init__(self):
+        for name in ('embed_dim', 'seq_len', 'n_layer', 'qk_dim', 'n_head', 'v_dim', 'mlp_ratio',
+                     'decode_pieces'):
+            if getattr(self, name) < 1:
+                fail(f'{name}={getattr(self, name)} must be at least 1')
         if self.qk_dim % self.n_head or self.v_dim % self.n_head:
             fail(f'n_head={self.n_head} must divide qk_dim={self.qk_dim} and v_dim={self.v_dim}')
         if self.n_latent == 0 and self.embed_dim != self.v_dim:
             fail(f'a Transformer (n_latent=0) adds attention to its inputs: embed_dim={self.embed_dim} '
                  f'must equal v_dim={self.v_dim}')
-        for name in ('embed_dim', 'seq_len', 'n_layer', 'qk_dim', 'n_head', 'v_dim', 'mlp_ratio',
-                     'decode_pieces'):
-            if getattr(self, name) < 1:
-                fail(f'{name}={getattr(self, name)} must be at least 1')
         if self.n_latent < 0:
             fail(f'n_latent={self.n_latent} must be 0, for a Transformer, or more, for a Perceiver')
         for name in ('dropout', 'drop_path'):
@@ -98,7 +98,7 @@ class Layer(nn.Module):
 
     def __init__(self, c: SMAConfig, q_dim: int, kv_dim: int, drop_path: float = 0.0):
         super().__init__()
-        if c.n_head < 1 or c.qk_dim % c.n_head or q_dim % c.n_head:
+        if c.qk_dim % c.n_head or q_dim % c.n_head:
             fail(f'{c.n_head} heads must divide the widths of their layer, {c.qk_dim} and {q_dim}')
         self.n_head = c.n_head
         self.dropout_rate = c.dropout

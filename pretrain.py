@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from configurator import configure, defaults_of
-from data import DEFAULT_DATASET, micro_batches, name_of, open_data, settle_knobs
+from data import DEFAULT_DATASET, micro_batches, open_data, settle_knobs, usual_folder
 from eval import masked_loss
 from masking import Masking
 from model import build
@@ -65,7 +65,7 @@ max_steps: int | None = None  # optimiser steps; None = what the epochs take
 lr = 1e-3  # peak learning rate
 min_lr = 0.0  # where the cosine ends
 warmup_steps = 100  # linear warm-up
-weight_decay = 0.01  # of matrices; biases, LayerNorms and embeddings have none
+weight_decay = 0.01  # of the matrices of Linear layers; the other parameters have none
 grad_clip = 1.0  # largest gradient norm; 0 = off
 # ---- run
 seed = 0  # of weights, batches and masks
@@ -236,7 +236,7 @@ def settle_names(config):
     if config['dataset'] is None:
         config['dataset'] = DEFAULT_DATASET
     if config['out_dir'] is None:
-        config['out_dir'] = f'out/{name_of(config["dataset"])}/{mask}'
+        config['out_dir'] = f'{usual_folder(config["dataset"])}/{mask}'
 
 
 def count_steps(n_rows):

@@ -325,9 +325,10 @@ def test_an_earlier_fine_tuning_is_kept(run, table, tmp_path):
     run('finetune.py', *fine)
     first = run_files(tmp_path / 'ft')
     assert {'results.md', 'results.jsonl', 'log.jsonl', 'scratch-lr0.003-seed0.pt'} == first.keys()
-    done = run('finetune.py', *fine, '--seeds=1')
+    done = run('finetune.py', *fine, '--seeds=0,1')  # of seed 0 both runs have log entries
     assert 'ft holds an earlier run' in done.stdout and run_files(tmp_path / 'ft/previous-1') == first
     assert 'scratch-lr0.003-seed1.pt' in run_files(tmp_path / 'ft')
+    run('finetune.py', *fine, '--seeds=1')
     assert 'scratch-lr0.003-seed0.pt' not in run_files(tmp_path / 'ft')
 
 

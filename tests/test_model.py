@@ -415,8 +415,8 @@ def test_decoding_in_pieces_is_decoding_at_once_in_less_memory(n_latent, compile
     assert compiled or less < memory / 2
 
 
-@pytest.mark.parametrize('bad', [dict(n_head=5), dict(embed_dim=32), dict(n_layer=0), dict(dropout=1.0),
-                                 dict(decode_pieces=0)])
+@pytest.mark.parametrize('bad', [dict(n_head=5), dict(n_head=0), dict(embed_dim=32), dict(n_layer=0),
+                                 dict(dropout=1.0), dict(decode_pieces=0)])
 def test_shapes_that_cannot_be(bad):
     with pytest.raises(UserError, match='must'):
         make(0, 0, **bad)

@@ -89,6 +89,7 @@ def test_an_earlier_run_moves_when_the_new_one_has_saved(tmp_path):
         return all((folder / name).read_bytes() == content for name, content in files.items())
     second = OutputDir(tmp_path, 'pretrain.py', MAIN)
     second.keep_earlier_run()
+    second.remove_log_entries(lambda entry: True)
     second.log(step=1, loss=0.5)
     with pytest.raises(UserError, match='not finite'):
         second.save('last.pt', dict(model={'w': torch.full((2,), torch.nan)}))

@@ -2,13 +2,13 @@
 
 import numpy as np
 
+from util.cells import LARGEST_EXACT
 from util.errors import fail
 from util.files import CHUNK, CHUNK_BYTES, file_format, split_paths
 from util.rows import RowNumbers, complete_rows, first_bad_number
 
 MOST_INPUTS = 2 ** 24  # numbers a row
 MOST_ARRAY = 2 ** 34  # bytes of an array in an .npz
-LARGEST_EXACT = 2 ** 53  # float64 holds every whole number up to this
 
 
 def read_arrays(path, meta, input_column=None, label_column=None, missing=None):

@@ -10,8 +10,9 @@ from util.errors import fail
 
 def make_optimizer(model, config, device):
     """
-    AdamW with betas 0.9 and 0.999 (appendix B). Only the matrices of Linear layers decay: no embedding, P,
-    latents, LayerNorm or bias. config: a stage's knobs, of which lr and weight_decay are read.
+    AdamW with betas 0.9 and 0.999 (appendix B). Only the matrices of Linear layers decay. With floats, E is one
+    of them. The table of byte embeddings, P, latents, LayerNorms and biases do not decay. config: a stage's
+    knobs, of which lr and weight_decay are read.
 
     To add a knob of the optimiser, declare it in pretrain.py and in finetune.py, and read it here as
     config.get(name, default): a run that was made before the knob existed takes the default.
@@ -87,7 +88,7 @@ def update(model, optimizer, scaler, grad_clip):
 
 
 class Skips:
-    """Counts the steps that were left out. Too many in a row end the run, as nothing is learned any more."""
+    """Counts the steps in a row that were left out. Too many end the run, as nothing is learned any more."""
 
     def __init__(self, run):
         self.in_a_row = torch.zeros((), device=run.device)

@@ -82,17 +82,16 @@ class OutputDir:
                 f.write(text)
 
     def remove_log_entries(self, is_unwanted):
-        """Takes the entries out of log.jsonl for which is_unwanted(entry) is true."""
+        """
+        Takes the entries out of log.jsonl for which is_unwanted(entry) is true. The log of an earlier run stays
+        as it is.
+        """
         path = self.path / 'log.jsonl'
-        if not self.run.is_main or not path.exists():
+        if not self.run.is_main or self.has_earlier_run or not path.exists():
             return
-        kept = []
-        for line in path.read_text().splitlines():
-            is_whole = line.endswith('}')  # the last line may be half written
-            if is_whole and not is_unwanted(json.loads(line)):
-                kept.append(line + '\n')
+        kept = [entry for entry in log_entries(path) if not is_unwanted(entry)]
         with atomic_write(path, 'w') as f:
-            f.writelines(kept)
+            f.writelines(json.dumps(entry) + '\n' for entry in kept)
 
     def move_earlier_run(self):
         folder = free_name(self.path)
@@ -112,6 +111,15 @@ class OutputDir:
         except OSError as error:
             fail(f'cannot write {path}: {error.strerror or error}')
         self.waiting_lines = []
+
+
+def log_entries(path):
+    """The entries of a log.jsonl, a dict each. Its last line may be half written: it is left out."""
+    entries = []
+    for line in path.read_text().splitlines():
+        if line.endswith('}'):
+            entries.append(json.loads(line))
+    return entries
 
 
 def run_files(folder):

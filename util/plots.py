@@ -7,7 +7,6 @@ What eval.py shows: printed as text, and drawn by matplotlib where it is install
     text_sheet    texts and their masks
 """
 
-import json
 import math
 import sys
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from masking import FIRST_BYTE
 from util.errors import fail, printable
 from util.files import atomic_write
+from util.outdir import log_entries
 
 DPI = 110
 LARGEST_SIDE = 2 ** 16  # pixels: matplotlib draws nothing larger
@@ -71,10 +71,9 @@ def panels_of_logs(folders):
 
 
 def read_log(folder):
-    """The entries of a log.jsonl. Its last line may be half written."""
+    """The entries of a folder's log.jsonl."""
     try:
-        lines = (Path(folder).expanduser() / 'log.jsonl').read_text().splitlines()
-        return [json.loads(line) for line in lines if line.endswith('}')]
+        return log_entries(Path(folder).expanduser() / 'log.jsonl')
     except (OSError, ValueError) as error:
         fail(f'runs={folder}: no log of pretrain.py or finetune.py there: {error}')
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from util.cells import LARGEST_EXACT
+
 FEWEST = 10  # rows, below which nothing can be said about a column that numbers them
 
 
@@ -60,7 +62,7 @@ class RowNumbers:
             return
         values = x[:, self.columns, 0]
         whole = values == np.floor(values)  # False for NaN
-        exact = np.abs(values) < 2 ** 53
+        exact = np.abs(values) < LARGEST_EXACT
         counts = (whole & exact).all(0)
         at = self.columns[counts]
         values = values[:, counts].astype(np.int64)

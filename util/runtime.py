@@ -255,7 +255,8 @@ def seed_all(*numbers):
 
 class Stop:
     """
-    Ctrl-C and SIGTERM: the loop finishes its step, saves and leaves. A second Ctrl-C leaves at once. Several
+    Ctrl-C and SIGTERM: the loop finishes its step and leaves. pretrain.py saves before that; finetune.py has
+    saved the runs that are finished, and drops the one that is not. A second Ctrl-C leaves at once. Several
     processes also leave when the torchrun that started them is gone.
     """
 
