@@ -36,7 +36,7 @@ from util.prepare import list_datasets, prepare
 from util.runtime import print0, warn
 from util.scaling import NO_SCALE, fit_norm, normalise
 from util.splits import SPLITS, draw_splits
-from util.storage import fingerprint_of, read_meta, same_fingerprint
+from util.storage import fingerprint_of, read_meta, same_fingerprint, same_part
 from util.summary import summary
 from util.tables import TABLES
 
@@ -112,7 +112,7 @@ def data_knobs(config: dict, checkpoint: dict | None = None) -> dict:
     The knobs that open a stage's data set. Each is the first of these that is not None:
 
     1. the stage's own,
-    2. that of the run which made the checkpoint, if the data set is the same (of another one: carried_knobs),
+    2. that of the run which made the checkpoint, if the data set is the same (else: carried_knobs),
     3. the default.
     """
     knobs = dict(PREPARE_KNOBS)
@@ -123,16 +123,18 @@ def data_knobs(config: dict, checkpoint: dict | None = None) -> dict:
         return knobs
 
     trained_with = checkpoint['config']
-    is_same = config['dataset'] in (None, trained_with.get('dataset'))
-    carried = list(PREPARE_KNOBS) if is_same else carried_knobs(config['dataset'])
+    is_same = config['dataset'] is None or same_source(config['dataset'], trained_with.get('dataset'))
+    carried = list(PREPARE_KNOBS) if is_same else carried_knobs(config, trained_with)
     for name in carried:
         if config[name] is None and trained_with.get(name) is not None:
             knobs[name] = trained_with[name]
 
     if not is_same and file_format(knobs['dataset']) in TABLES and not knobs['input_column']:
         # by the column names that the checkpoint knows: another table may have more columns, in any order
-        is_floats = checkpoint['model_args']['d_raw']
-        knobs['input_column'] = checkpoint.get('columns') if is_floats else trained_with.get('input_column')
+        columns = checkpoint.get('columns')
+        if columns and not checkpoint['model_args']['d_raw']:
+            columns = ','.join(columns)  # text; a list would say that they hold numbers
+        knobs['input_column'] = columns
     knobs['categories'] = checkpoint.get('categories') or None  # how texts among numbers are numbered
     if isinstance(checkpoint.get('norm'), dict):
         knobs['x_type'] = checkpoint['norm'].get('x_type')  # float64 if float32 would lose digits
@@ -146,14 +148,37 @@ def settle_knobs(config: dict, checkpoint: dict | None = None):
             config[name] = value
 
 
-def carried_knobs(dataset: str) -> list[str]:
+def same_source(one: str, other: str | None) -> bool:
+    """Whether two texts name one data set: by the same name, or by two paths to the same files."""
+    if other is None:
+        return False
+    return one == other or real_paths(one) == real_paths(other)
+
+
+def real_paths(dataset: str) -> list[str]:
+    return [os.path.realpath(os.path.expanduser(path)) for path in split_paths(dataset)]
+
+
+def carried_knobs(config: dict, trained_with: dict) -> list[str]:
     """The knobs of a checkpoint's run that are right for another data set too."""
     carried = ['image_size']
-    if file_format(dataset) == '.txt':
+    ending = file_format(config['dataset'])
+    if ending == '.txt':
         carried.append('window')
-    if file_format(dataset) in TABLES:
+    if ending in TABLES:
         carried.append('missing')
+    if ending in ('.csv', '.tsv'):
+        carried.append('quotes')
+    if ending == '.npz' and file_format(trained_with.get('dataset') or '') == '.npz':  # the names of its arrays
+        carried.append('input_column')
+        if not reads_whole_file(config):
+            carried.append('label_column')
     return carried
+
+
+def reads_whole_file(config: dict) -> bool:
+    """Whether eval.py reads all rows of one file, for predictions or embeddings, with labels or without."""
+    return bool(config.get('predict') or config.get('embed'))
 
 
 def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs: dict, run) -> int:
@@ -166,9 +191,14 @@ def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs:
             old = PREPARE_KNOBS[name]
         if old != knobs[name]:
             changed.append(f'{name} {old} (now {knobs[name]})')
-    if not dataset.same_as(checkpoint.get('data', dataset.fingerprint)):
+    has_other_splits = bool(changed)
+    learned = checkpoint.get('data', dataset.fingerprint)
+    if not dataset.same_as(learned):
         changed.append(f'other contents of {dataset.name}')
-    if changed and trained_with.get('dataset') == knobs['dataset']:
+        has_other_splits = has_other_splits or not same_part('split.bin', learned, dataset.fingerprint)
+    is_same = same_source(knobs['dataset'], trained_with.get('dataset'))
+    is_copy = same_part('x.bin', learned, dataset.fingerprint) and not reads_whole_file(config)
+    if (is_same and changed) or (is_copy and has_other_splits):
         warn(run, f'the checkpoint was trained with {", ".join(changed)}: rows that it learned from may be '
                   'validation or test rows now')
     warn(run, check_fits(dataset, checkpoint))

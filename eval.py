@@ -487,6 +487,8 @@ def check_settings(config):
     if embed_out and not embed_out.endswith('.npy'):
         fail(f'embed_out={embed_out!r} must end in .npy')
     if predict or embed:
+        if config['val_file'] or config['test_file']:
+            fail('predict and embed read one file: leave val_file and test_file unset')
         check_outputs(predict or embed)
 
 

@@ -229,3 +229,55 @@ def test_columns_of_another_table_are_matched_by_name():
     other = data_knobs({**none, 'dataset': 'b.csv'}, checkpoint)
     assert (other['missing'], other['categories']) == ('mean', {'q': {'red': 0}})
     assert data_knobs({**none, 'dataset': 'b.npz'}, checkpoint)['missing'] is None
+
+
+def test_text_of_another_table_is_found_by_name_and_read_alike():
+    """Not by its place, which is another one there; and quotation marks mean what they meant."""
+    none = {k: None for k in data.PREPARE_KNOBS} | {'data_dir': 'datasets'}
+    own = {**data.PREPARE_KNOBS, 'dataset': 'a.csv', 'input_column': '-2', 'label_column': '-1',
+           'quotes': False}
+    checkpoint = dict(config=own, columns=['text'], model_args={'d_raw': 0})
+    found = data.data_knobs({**none, 'dataset': 'b.tsv'}, checkpoint)
+    assert (found['input_column'], found['label_column'], found['quotes']) == ('text', None, False)
+    pair = {**checkpoint, 'columns': ['first', 'second']}
+    assert data.data_knobs({**none, 'dataset': 'b.csv'}, pair)['input_column'] == 'first,second'
+    lines = {**checkpoint, 'columns': None, 'config': {**own, 'dataset': 'a.txt', 'input_column': None}}
+    assert data.data_knobs({**none, 'dataset': 'b.csv'}, lines)['input_column'] is None
+
+
+def test_arrays_of_another_npz_have_the_names_that_they_had():
+    none = {k: None for k in data.PREPARE_KNOBS} | {'data_dir': 'datasets'}
+    own = {**data.PREPARE_KNOBS, 'dataset': 'a.npz', 'input_column': 'B', 'label_column': 'z'}
+    checkpoint = dict(config=own, columns=['c0'], model_args={'d_raw': 1})
+
+    def names(**config):
+        found = data.data_knobs({**none, **config}, checkpoint)
+        return found['input_column'], found['label_column']
+    assert names(dataset='b.npz') == ('B', 'z')
+    assert names(dataset='b.npz', label_column='y') == ('B', 'y')
+    assert names(dataset='b.npz', predict='b.npz') == ('B', None)  # which may have no labels
+
+
+def test_a_file_is_the_same_by_any_path_and_its_copy_is_known(tmp_path, monkeypatch, capsys):
+    """Else the splits are drawn anew, and training rows are scored as test rows."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f'{i},{i * i % 7},{part}' for i, part in enumerate(['train', 'val', 'test'] * 20)]
+    (tmp_path / 'a.csv').write_text('\n'.join(['p,q,part', *rows]))
+    config = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': 'a.csv', 'split_column': 'part',
+              'data_dir': 'datasets'}
+    run = SimpleNamespace(rank=0, world=1, is_main=True, device=torch.device('cpu'))
+    d, _ = data.open_data(config, run)
+    checkpoint = dict(config=config, norm={'kind': 'none'}, columns=d.columns, data=d.fingerprint,
+                      model_args={'d_raw': 1, 'seq_len': 2})
+    none = {**dict.fromkeys(data.PREPARE_KNOBS), 'data_dir': 'datasets'}
+    for path in ('a.csv', './a.csv', str(tmp_path / 'a.csv')):
+        again, _ = data.open_data({**none, 'dataset': path}, run, checkpoint)
+        assert (again.split == d.split).all()
+    may_be_test = 'rows that it learned from may be validation or test rows now'
+    assert may_be_test not in capsys.readouterr().out
+    (tmp_path / 'b.csv').write_bytes((tmp_path / 'a.csv').read_bytes())
+    data.open_data({**none, 'dataset': 'b.csv'}, run, checkpoint)
+    assert may_be_test in capsys.readouterr().out
+    data.open_data({**none, 'dataset': 'b.csv', 'split_column': 'part'}, run, checkpoint)
+    data.open_data({**none, 'dataset': 'b.csv', 'embed': 'b.csv'}, run, checkpoint)
+    assert may_be_test not in capsys.readouterr().out

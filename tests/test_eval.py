@@ -493,6 +493,7 @@ def test_probes_are_scikit_learns(tmp_path, target, metric):
     ([], '--ckpt'), (['--show=masks'], 'which checkpoint'), (['--ckpt=nowhere'], 'no checkpoint nowhere'),
     (['--ckpt=ckpt', '--show=mask'], 'masks, overlap, curves'), (['--ckpt=ckpt', '--split=valid'], 'split='),
     (['--ckpt=ckpt', '--show=masks', '--probe'], 'at a time'),
+    (['--ckpt=ckpt', '--embed=t.npz', '--test_file=t.npz'], 'leave val_file and test_file unset'),
     (['--ckpt=ckpt', '--batch_size=0'], 'batch_size=0'),
     (['--ckpt=ckpt', '--show=masks', '--show_out=t.npz'], 'is a file'),
     (['--ckpt=ckpt', '--mask=gided'], "'guided'"), (['--ckpt=ckpt', '--show=masks', '--mask=word'], 'word'),

@@ -9,9 +9,9 @@ from util.labels import Labels
 from util.summary import summary
 
 
-def read(*chunks):
+def read(*chunks, are_folders=False):
     """-> the labels as a user would see them, the names of classes, and the notes in one text"""
-    labels = Labels()
+    labels = Labels(are_folders)
     for chunk in chunks:
         labels.add(chunk)
     y, classes, notes = labels.finish()
@@ -23,8 +23,21 @@ def read(*chunks):
 
 
 def test_numbers_and_empty_cells():
-    y, classes, notes = read(['1.5', 'NA', '2'], [None, '', '1.5'])
-    assert y == [1.5, None, 2, None, None, 1.5] and classes is None and notes == ''
+    y, classes, notes = read(['1.5', '2'], [None, '', '1.5'])
+    assert y == [1.5, 2, None, None, 1.5] and classes is None and notes == ''
+
+
+def test_a_word_that_counts_as_no_label_is_told():
+    """A severity of none beside 1, 2 and 3 may be a class."""
+    y, classes, notes = read(['none', '1', '2', 'NA'], ['3', 'none', ''])
+    assert y == [None, 1, 2, None, 3, None, None] and classes is None
+    assert notes == "2 labels say 'none', which counts as no label 1 labels say 'NA', which counts as no label"
+
+
+@pytest.mark.parametrize('names', [['0', '1', 'none'], ['NA', '7', '8'], ['1', '1.0', '2']])
+def test_each_folder_is_a_class(names):
+    y, classes, notes = read(names, names, are_folders=True)
+    assert y == [*names, *names] and classes == sorted(names) and notes == ''
 
 
 def test_one_number_may_be_spelled_in_several_ways():

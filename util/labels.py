@@ -11,9 +11,13 @@ INTEGER = re.compile(r'[+-]?[0-9]+')
 
 
 class Labels:
-    """The labels of a data set, in the order of its rows."""
+    """
+    The labels of a data set, in the order of its rows. are_folders: they are the names of folders, each of
+    which is a class, even if it is called 7 or none.
+    """
 
-    def __init__(self):
+    def __init__(self, are_folders=False):
+        self.are_folders = are_folders
         self.code_of = {}  # label -> its number in the order of first use: 11 million labels take little memory
         self.codes = []  # (k,) int32 of each chunk
 
@@ -26,20 +30,21 @@ class Labels:
         """
         -> y (N,) float64, NaN where there is no label; the names of text classes or None; notes for the user
 
-        If all labels are numbers, so is y, and a cell like NA is no label. Otherwise labels are classes,
-        numbered in the sorted order of their names, and NA is one of them: it may be Namibia. (util/tasks.py
-        says so, and which labels are text where most are numbers.)
+        If all labels are numbers, so is y, and a cell like NA is no label, which is told. Otherwise labels are
+        classes, numbered in the sorted order of their names, and NA is one of them: it may be Namibia.
+        (util/tasks.py says so, and which labels are text where most are numbers.)
         """
         codes = np.concatenate(self.codes)
         stated = {}  # label -> the number that it spells, NaN for NA, None for text
         for label in self.code_of:
             if label not in (None, ''):
                 stated[label] = spelled_number(label)
-        if None in stated.values():
+        if None in stated.values() or (self.are_folders and would_mix(stated)):
             classes = stated
             notes = []
         else:
             classes, notes = distinct_integers(stated)
+            notes += self.notes_on_missing(stated, codes)
 
         names = sorted({str(label) for label in classes}) or None
         place = {name: i for i, name in enumerate(names or ())}
@@ -51,12 +56,27 @@ class Labels:
                 values[code] = stated[label]
         return values[codes], names, notes
 
+    def notes_on_missing(self, stated, codes):
+        """Which words were taken for a missing label, and how often."""
+        counts = np.bincount(codes)
+        notes = []
+        for label, value in stated.items():
+            if isinstance(label, str) and math.isnan(value):
+                notes.append(f'{counts[self.code_of[label]]:,} labels say {label!r}, which counts as no label')
+        return notes
+
 
 def spelled_number(label):
     """The number that a label spells: NaN if it says that there is none, None if it is text."""
     if isinstance(label, str):
         return number(label)
     return float(label)
+
+
+def would_mix(stated):
+    """Whether as numbers two of the labels would be one, or one would be missing."""
+    values = list(stated.values())
+    return any(math.isnan(value) for value in values) or len(set(values)) < len(values)
 
 
 def distinct_integers(stated):

@@ -30,7 +30,7 @@ from util.files import sync
 from util.labels import Labels
 from util.splits import DRAW, DRAW_VAL, repeated_rows, too_few_inputs
 
-FORMAT = 5  # raise it when the layout or a reader changes: folders of another format are made anew
+FORMAT = 6  # raise it when the layout or a reader changes: folders of another format are made anew
 PAIRS = 'pairs'
 FINGERPRINT = ('x.bin', 'y.bin', 'split.bin', 'offsets.bin', 'firsts.bin')
 OLDER_FINGERPRINT = {'x.bin', 'split.bin'}
@@ -67,6 +67,11 @@ def same_fingerprint(old, new):
     if set(old) == OLDER_FINGERPRINT:
         new = {file: checksum for file, checksum in new.items() if file in old}
     return old == new
+
+
+def same_part(file, old, new):
+    """Whether two fingerprints tell of the same content of one file, such as 'x.bin'."""
+    return isinstance(old, str) and checksums(old).get(file) == checksums(new).get(file)
 
 
 def checksums(fingerprint):
@@ -123,7 +128,7 @@ class FolderWriter:
         self.lengths = []  # bytes of each sequence: an array for each chunk
         self.firsts = []  # pairs: bytes of the first of the two
         self.columns = None
-        self.labels = Labels()
+        self.labels = Labels(are_folders=bool(meta['image_size']))
         self.splits = []
 
     def put(self, file, block):

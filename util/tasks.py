@@ -155,6 +155,8 @@ def some_classes(classes):
 def class_numbers(labels, classes):
     """Labels -> their numbers in the list of classes, (N,) int64; fails on a label that is not among them."""
     number_of = {c: i for i, c in enumerate(classes)}
+    if isinstance(classes[0], str):  # 1 is the class '1' where the others were 2 and x
+        labels = [format_label(label) for label in labels]
     unknown = [label for label in labels if label not in number_of]
     if unknown:
         fail(f'{len(unknown)} rows have labels outside the classes to learn, {unknown[0]!r} for one; '
