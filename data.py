@@ -163,13 +163,14 @@ def carried_knobs(config: dict, trained_with: dict) -> list[str]:
     """The knobs of a checkpoint's run that are right for another data set too."""
     carried = ['image_size']
     ending = file_format(config['dataset'])
+    is_same_format = ending == file_format(trained_with.get('dataset') or '')
     if ending == '.txt':
         carried.append('window')
     if ending in TABLES:
         carried.append('missing')
-    if ending in ('.csv', '.tsv'):
+    if is_same_format and ending in ('.csv', '.tsv'):
         carried.append('quotes')
-    if ending == '.npz' and file_format(trained_with.get('dataset') or '') == '.npz':  # the names of its arrays
+    if is_same_format and ending == '.npz':  # the names of its arrays
         carried.append('input_column')
         if not reads_whole_file(config):
             carried.append('label_column')
@@ -197,6 +198,7 @@ def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs:
         changed.append(f'other contents of {dataset.name}')
         has_other_splits = has_other_splits or not same_part('split.bin', learned, dataset.fingerprint)
     is_same = same_source(knobs['dataset'], trained_with.get('dataset'))
+    # a copy of its file has the same inputs under another name; its labels may be others
     is_copy = same_part('x.bin', learned, dataset.fingerprint) and not reads_whole_file(config)
     if (is_same and changed) or (is_copy and has_other_splits):
         warn(run, f'the checkpoint was trained with {", ".join(changed)}: rows that it learned from may be '

@@ -234,11 +234,12 @@ def test_columns_of_another_table_are_matched_by_name():
 def test_text_of_another_table_is_found_by_name_and_read_alike():
     """Not by its place, which is another one there; and quotation marks mean what they meant."""
     none = {k: None for k in data.PREPARE_KNOBS} | {'data_dir': 'datasets'}
-    own = {**data.PREPARE_KNOBS, 'dataset': 'a.csv', 'input_column': '-2', 'label_column': '-1',
+    own = {**data.PREPARE_KNOBS, 'dataset': 'a.tsv', 'input_column': '-2', 'label_column': '-1',
            'quotes': False}
     checkpoint = dict(config=own, columns=['text'], model_args={'d_raw': 0})
     found = data.data_knobs({**none, 'dataset': 'b.tsv'}, checkpoint)
     assert (found['input_column'], found['label_column'], found['quotes']) == ('text', None, False)
+    assert data.data_knobs({**none, 'dataset': 'b.csv'}, checkpoint)['quotes'] is None
     pair = {**checkpoint, 'columns': ['first', 'second']}
     assert data.data_knobs({**none, 'dataset': 'b.csv'}, pair)['input_column'] == 'first,second'
     lines = {**checkpoint, 'columns': None, 'config': {**own, 'dataset': 'a.txt', 'input_column': None}}
