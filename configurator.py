@@ -173,6 +173,8 @@ def is_literal(value):
 
 def types_of(default, annotation):
     """The types that a knob, or each item of a tuple, may have. None: it is no knob."""
+    if default == ():
+        return {str}  # a folder of runs may be called 2024
     items = default if isinstance(default, tuple) else [default]
     types = {type(item) for item in items}
     if annotation is not None:  # `int | None`
@@ -180,7 +182,7 @@ def types_of(default, annotation):
     every_type = {*TYPES.values(), type(None)}
     if not types <= every_type:
         return None
-    if not types - {type(None)}:  # a default of None or (), without an annotation, says nothing
+    if not types - {type(None)}:  # a default of None, without an annotation, says nothing
         return every_type
     return types
 

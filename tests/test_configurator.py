@@ -125,7 +125,7 @@ def test_argv_defaults_to_the_command_line(toy, monkeypatch):
     ('--masks=random', ('random',)), ('--masks=1e3,None', ('1e3', 'None')), ('--masks=a, b', ('a', ' b')),
     ("--masks=('a', 'b')", ('a', 'b')), ('--masks=(a),(b)', ('(a)', '(b)')),
     ('--rates=1,2.5', (1.0, 2.5)), ('--flags=False', (False,)), ('--empty=1,two', ('1', 'two')),
-    ('--empty=1,2.0', (1, 2.0)), ('--gaps=None,3', (None, 3)),
+    ('--empty=1,2.0', ('1', '2.0')), ('--gaps=None,3', (None, 3)),
 ])
 def test_command_line_values(toy, argument, wanted):
     name, _, text = argument[2:].partition('=')
