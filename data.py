@@ -29,14 +29,14 @@ from masking import FIRST_BYTE
 from util.augment import crop, random_boxes
 from util.checks import check_fits
 from util.errors import fail, printable, run_cli
-from util.files import CHUNK, base_name, file_format, split_paths
+from util.files import CHUNK, file_format, same_source
 from util.images import image_files, stored_side
 from util.loader import load
 from util.prepare import list_datasets, prepare
 from util.runtime import print0, warn
 from util.scaling import NO_SCALE, fit_norm, normalise
 from util.splits import SPLITS, draw_splits
-from util.storage import fingerprint_of, read_meta, same_fingerprint, same_part
+from util.storage import fingerprint_of, read_meta, same_fingerprint
 from util.summary import summary
 from util.tables import TABLES
 
@@ -148,17 +148,6 @@ def settle_knobs(config: dict, checkpoint: dict | None = None):
             config[name] = value
 
 
-def same_source(one: str, other: str | None) -> bool:
-    """Whether two texts name one data set: by the same name, or by two paths to the same files."""
-    if other is None:
-        return False
-    return one == other or real_paths(one) == real_paths(other)
-
-
-def real_paths(dataset: str) -> list[str]:
-    return [os.path.realpath(os.path.expanduser(path)) for path in split_paths(dataset)]
-
-
 def carried_knobs(config: dict, trained_with: dict) -> list[str]:
     """The knobs of a checkpoint's run that are right for another data set too."""
     carried = ['image_size']
@@ -185,24 +174,8 @@ def reads_whole_file(config: dict) -> bool:
 def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs: dict, run) -> int:
     """Give the data set the checkpoint's scale and lengths, and tell what has changed since. -> seq_len"""
     trained_with = checkpoint['config']
-    changed = []
-    for name in ('val_share', 'test_share', 'split_seed'):
-        old = trained_with.get(name, knobs[name])
-        if old is None:
-            old = PREPARE_KNOBS[name]
-        if old != knobs[name]:
-            changed.append(f'{name} {old} (now {knobs[name]})')
-    has_other_splits = bool(changed)
-    learned = checkpoint.get('data', dataset.fingerprint)
-    if not dataset.same_as(learned):
-        changed.append(f'other contents of {dataset.name}')
-        has_other_splits = has_other_splits or not same_part('split.bin', learned, dataset.fingerprint)
-    is_same = same_source(knobs['dataset'], trained_with.get('dataset'))
-    # a copy of its file has the same inputs under another name; its labels may be others
-    is_copy = same_part('x.bin', learned, dataset.fingerprint) and not reads_whole_file(config)
-    if (is_same and changed) or (is_copy and has_other_splits):
-        warn(run, f'the checkpoint was trained with {", ".join(changed)}: rows that it learned from may be '
-                  'validation or test rows now')
+    if not reads_whole_file(config):
+        warn(run, other_splits(dataset, checkpoint, knobs))
     warn(run, check_fits(dataset, checkpoint))
     dataset.norm = checkpoint['norm']
     if not dataset.norm:
@@ -217,14 +190,30 @@ def fit_to_checkpoint(dataset: 'Dataset', checkpoint: dict, config: dict, knobs:
     return dataset.set_lengths(seq_len, new_max_len)
 
 
-def name_of(dataset: str) -> str:
-    """'esol' for the data set of that name and for some/esol.csv.gz: what its output is called."""
-    return base_name(split_paths(dataset)[0])
-
-
-def usual_folder(dataset: str) -> str:
-    """Where pretrain.py puts the runs of a data set, and finetune.py looks for them."""
-    return f'out/{name_of(dataset)}'
+def other_splits(dataset: 'Dataset', checkpoint: dict, knobs: dict) -> str:
+    """
+    A warning, '' for none, if rows that a checkpoint learned from may be validation or test rows now: the file
+    is the one that it was trained on, or a copy, and has other splits. knobs: those that opened the data set.
+    """
+    trained_with = checkpoint['config']
+    changed = []
+    for name in ('val_share', 'test_share', 'split_seed'):
+        old = trained_with.get(name, knobs[name])
+        if old is None:
+            old = PREPARE_KNOBS[name]
+        if old != knobs[name]:
+            changed.append(f'{name} {old} (now {knobs[name]})')
+    is_same = same_source(knobs['dataset'], trained_with.get('dataset'))
+    is_copy = False
+    if 'data' in checkpoint:
+        learned = checkpoint['data']
+        is_copy = same_fingerprint(learned, dataset.fingerprint, but=('y.bin', 'split.bin'))
+        if not same_fingerprint(learned, dataset.fingerprint, but=('y.bin',)):
+            changed.append(f'other contents of {dataset.name}')
+    if not changed or not (is_same or is_copy):
+        return ''
+    return (f'the checkpoint was trained with {", ".join(changed)}: rows that it learned from may be '
+            'validation or test rows now')
 
 
 # -----------------------------------------------------------------------------

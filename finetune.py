@@ -29,13 +29,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configurator import configure, defaults_of
-from data import DEFAULT_DATASET, Dataset, micro_batches, name_of, open_data, settle_knobs, usual_folder
+from data import DEFAULT_DATASET, Dataset, micro_batches, open_data, other_splits, settle_knobs
 from eval import outputs
 from model import build
 from util import augment as augmentation
 from util import checkpoint, checks, optim, runtime, tasks
 from util.errors import fail, run_cli
-from util.outdir import OutputDir
+from util.files import name_of
+from util.outdir import OutputDir, usual_folder
 from util.runtime import print0
 from util.starts import Start, common_shape, digest_of, drop_starts_of_other_data, find_starts, settle_scales
 
@@ -95,6 +96,7 @@ def main():
     run = runtime.set_up(config)
     stop = runtime.Stop()
     starts = find_starts(config, usual_folder(config['dataset'] or DEFAULT_DATASET))
+    starts = drop_starts_of_other_data(starts, config, run)
     check_file_names(starts)
     first = next((start.checkpoint for start in starts if start.checkpoint), None)
     shape = common_shape(starts, config, defaults_of(__file__))
@@ -108,8 +110,8 @@ def main():
     task, rows, note = tasks.infer_task(data, target, metric, positive=positive)
     if note:
         print0(run, note)
-    starts = drop_starts_of_other_data(starts, config, data, run)
     settle_scales(starts, first, config, data, run)
+    warn_of_other_splits(starts, first, config, data, run)
     check_labels(config, data, task, rows, run)
 
     # all runs, and the table
@@ -305,7 +307,7 @@ def train_all(experiment: Experiment, start: Start, table: list[str]) -> dict[fl
     for rate in lr:
         for seed in seeds:
             name = file_name(start, rate, seed)
-            finished = finished_run(experiment, out.path / name)
+            finished = finished_run(experiment, out.path / name, rate, seed)
             if finished is None:
                 this_run = (start.name, rate, seed)
                 forget_log_entries(out, this_run)
@@ -344,7 +346,7 @@ def set_outdated_runs_aside(experiment, starts):
             path.unlink()
 
 
-def finished_run(experiment, path):
+def finished_run(experiment, path, rate, seed):
     """With --resume, the checkpoint of a run that is finished already, else None."""
     # rank 0 looks: other ranks could see another state of the disk, train, and wait for rank 0 for ever
     if not resume or not runtime.decide_on_main(path.exists(), experiment.run):
@@ -352,6 +354,8 @@ def finished_run(experiment, path):
     found = checkpoint.load(path, keys=('model', 'task', 'val_score', 'step', 'n_train', 'config'))
     fixed = {name: value for name, value in experiment.config.items() if name not in MAY_CHANGE}
     checkpoint.must_match(found['config'], fixed, path, defaults_of(__file__))
+    if (found.get('lr'), found.get('seed')) != (rate, seed):
+        fail(f'{path} holds the run of lr {found.get("lr")}, seed {found.get("seed")}: remove it')
     return found
 
 
@@ -457,6 +461,15 @@ def check_file_names(starts):
         if len(name.encode()) > 200:
             fail(f'the path of {start.name} is too long for a file name: rename its folder, or cd to it first')
         names[name] = start.name
+
+
+def warn_of_other_splits(starts, first, config, data, run):
+    """Of the first checkpoint open_data has told it."""
+    for start in starts:
+        if start.checkpoint and start.checkpoint is not first:
+            warning = other_splits(data, start.checkpoint, config)
+            if warning:
+                runtime.warn(run, f'{start.name}: {warning}')
 
 
 def check_settings(config):

@@ -23,14 +23,14 @@ import torch
 from tqdm import tqdm
 
 from configurator import configure, defaults_of
-from data import DEFAULT_DATASET, micro_batches, open_data, settle_knobs, usual_folder
+from data import DEFAULT_DATASET, micro_batches, open_data, other_splits, settle_knobs
 from eval import masked_loss
 from masking import Masking
 from model import build
 from util import checkpoint, checks, optim, runtime, scaling
 from util.baseline import constant_loss
 from util.errors import fail, run_cli
-from util.outdir import OutputDir
+from util.outdir import OutputDir, usual_folder
 from util.runtime import print0
 
 SHARED_KNOBS = ('data.py', 'util/runtime.py')  # dataset, label_column, ..; device, dtype
@@ -100,6 +100,7 @@ def main():  # noqa: C901 (long on purpose: it is read from top to bottom)
     settle_knobs(config)
     if initial:
         runtime.warn(run, checks.check_fits(data, initial))
+        runtime.warn(run, other_splits(data, initial, config))
     train_rows = data.rows('train')
     val_rows = data.rows('val')
     if not len(train_rows):
@@ -174,7 +175,7 @@ def main():  # noqa: C901 (long on purpose: it is read from top to bottom)
                     loss, hidden = model(x, valid, masking, random_fraction=random_fraction)  # (B, m), (B, n)
                     loss = loss.sum() / n_hidden_of_step  # together a mean over all hidden inputs
                 scaler.scale(loss * run.world).backward()  # times world, as DDP averages over processes
-            interval.add(loss, hidden, valid, lengths.sum() // accumulation, len(lengths) // accumulation)
+            interval.add(loss, hidden, valid, lengths.sum() / accumulation, len(lengths) // accumulation)
 
         # update
         grad_norm = optim.update(raw_model, optimizer, scaler, grad_clip)
@@ -346,7 +347,7 @@ class Interval:
         self.loss_of_step += loss.detach()
         self.times_hidden[:n] += hidden.sum(0)
         self.times_real[:n] += len(hidden) if valid is None else valid.sum(0)
-        self.n_tokens += int(n_tokens)
+        self.n_tokens += float(n_tokens)
         self.n_places += n * n_rows
 
     def end_step(self, is_skipped):

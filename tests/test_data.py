@@ -11,6 +11,7 @@ import torch
 import data
 from configurator import defaults_of
 from data import CLS, PAD, SEP, epoch_batches, open_dataset
+from util.files import name_of
 from util.scaling import fit_norm, normalise
 
 
@@ -172,7 +173,7 @@ def test_names_with_a_comma(tmp_path, monkeypatch):
     np.save('X.npy', np.eye(3))
     np.save('y.npy', np.arange(3))
     assert opened(tmp_path, 'X.npy,y.npy').y.tolist() == [0, 1, 2]
-    assert [data.name_of(name) for name in ('my,data.csv', 'X.npy,y.npy', 'some/esol.csv.gz', 'esol', 'a.2.csv')
+    assert [name_of(name) for name in ('my,data.csv', 'X.npy,y.npy', 'some/esol.csv.gz', 'esol', 'a.2.csv')
             ] == ['my,data', 'X', 'esol', 'esol', 'a.2']
 
 

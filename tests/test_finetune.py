@@ -166,6 +166,18 @@ def test_every_start_must_know_the_columns(run, table, tmp_path):
         assert f'trained with {word}: rows that it learned from may be validation' in done.stdout
 
 
+def test_every_start_is_asked_what_it_learned_from(run, table):
+    """The second one too, and what pre-training starts from; new labels alone are no matter."""
+    run('pretrain.py', *PRE, *table, '--drop_column=side', '--out_dir=pre/a')
+    run('pretrain.py', *PRE, *table, '--split_seed=1', '--out_dir=pre/b')
+    learned = 'trained with split_seed 1 (now 0): rows that it learned from may be validation or test rows now'
+    fine = [*FINE, *table, '--label_column=side', '--epochs=1']
+    done = run('finetune.py', *fine, '--init_from=pre/a,pre/b')
+    assert f'pre/b: the checkpoint was {learned}' in done.stdout and done.stdout.count('learned from may') == 1
+    done = run('pretrain.py', *PRE, *table, '--init_from=pre/b', '--out_dir=pre/c')
+    assert learned in done.stdout
+
+
 def test_regression_is_scored_in_the_labels_units(run, table, tmp_path):
     run('finetune.py', *FINE, *table, '--label_column=value', '--target=regression', '--init_from=scratch',
         '--out_dir=ft', '--epochs=12')
@@ -201,6 +213,9 @@ def test_n_train_draws_labelled_rows_by_seed_and_resume_keeps_finished_runs(run,
     (row,) = results(tmp_path / 'ft')
     assert path.stat().st_mtime_ns == stamp and len(row['test']) == 2
     assert 'epochs=1' in run('finetune.py', *options, '--resume', '--epochs=2', status=2).stderr
+    path.replace(tmp_path / 'ft/scratch-lr0.003-seed1.pt')
+    err = run('finetune.py', *options, '--resume', '--seeds=1', status=2).stderr
+    assert 'seed1.pt holds the run of lr 0.003, seed 0: remove it' in err
 
 
 @pytest.mark.slow
@@ -344,19 +359,22 @@ def test_runs_of_other_data_are_no_starts_unless_asked_for(run, tmp_path):
     a/train.npz and b/train.npz are both called train: the second does not start from what learned the first.
     """
     rng = np.random.default_rng(0)
-    for name in 'ab':
+    for name, n in (('a', 4), ('b', 6)):
         (tmp_path / name).mkdir()
-        x = rng.normal(size=(200, 4)).astype(np.float32)
+        x = rng.normal(size=(200, n)).astype(np.float32)
         np.savez(tmp_path / name / 'train.npz', X=x, y=(x.sum(1) > 0).astype(int))
-    run('pretrain.py', *PRE, '--dataset=a/train.npz')
+    run('pretrain.py', *PRE, '--dataset=a/train.npz', '--norm=quantile')
     fine = [*FINE, '--dataset=b/train.npz', '--val_share=0.2', '--test_share=0.2', '--epochs=1']
     done = run('finetune.py', *fine)
     assert 'warning: out/train/guided learned from a/train.npz, not from b/train.npz' in done.stdout
     assert [row['init_from'] for row in results(tmp_path / 'out/finetune_train')] == ['scratch']
-    run('finetune.py', *fine, '--init_from=out/train/guided', '--out_dir=asked')
-    assert [row['init_from'] for row in results(tmp_path / 'asked')] == ['out/train/guided']
-    run('finetune.py', *fine, '--dataset=a/train.npz', '--out_dir=own')
-    assert [row['init_from'] for row in results(tmp_path / 'own')] == ['scratch', 'out/train/guided']
+    scratch = torch.load(tmp_path / 'out/finetune_train/scratch-lr0.003-seed0.pt', weights_only=True)
+    assert scratch['norm']['kind'] == 'standard'  # what is left out decides nothing
+    err = run('finetune.py', *fine, '--init_from=out/train/guided', '--out_dir=asked', status=2).stderr
+    assert 'holds 6 inputs' in err and 'the checkpoint wants 4' in err
+    for i, path in enumerate(('a/train.npz', './a/train.npz', str(tmp_path / 'a/train.npz'))):
+        run('finetune.py', *fine, f'--dataset={path}', f'--out_dir=own{i}')
+        assert [row['init_from'] for row in results(tmp_path / f'own{i}')] == ['scratch', 'out/train/guided']
 
 
 def test_rates_that_print_alike_have_files_of_their_own(run, table, tmp_path):

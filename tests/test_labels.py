@@ -34,7 +34,8 @@ def test_a_word_that_counts_as_no_label_is_told():
     assert notes == "2 labels say 'none', which counts as no label 1 labels say 'NA', which counts as no label"
 
 
-@pytest.mark.parametrize('names', [['0', '1', 'none'], ['NA', '7', '8'], ['1', '1.0', '2']])
+@pytest.mark.parametrize('names', [
+    ['0', '1', 'none'], ['NA', '7', '8'], ['1', '1.0', '2'], ['001', '002'], ['1.5', 'inf']])
 def test_each_folder_is_a_class(names):
     y, classes, notes = read(names, names, are_folders=True)
     assert y == [*names, *names] and classes == sorted(names) and notes == ''

@@ -52,6 +52,22 @@ def split_paths(dataset):
     return dataset.split(',')
 
 
+def name_of(dataset):
+    """'esol' for the data set of that name and for some/esol.csv.gz: what its output is called."""
+    return base_name(split_paths(dataset)[0])
+
+
+def same_source(one, other):
+    """Whether two texts name one data set: by the same name, or by two paths to the same files."""
+    if one is None or other is None:
+        return False
+    return one == other or real_paths(one) == real_paths(other)
+
+
+def real_paths(dataset):
+    return [os.path.realpath(os.path.expanduser(path)) for path in split_paths(dataset)]
+
+
 # what a file may claim, so that memory stays bounded whatever it says:
 LONGEST = 2 ** 28  # bytes of a line, a FASTA record, a cell, a JSON object
 CHUNK_BYTES = 2 ** 26  # of the rows looked at in one piece

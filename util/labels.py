@@ -39,7 +39,7 @@ class Labels:
         for label in self.code_of:
             if label not in (None, ''):
                 stated[label] = spelled_number(label)
-        if None in stated.values() or (self.are_folders and would_mix(stated)):
+        if None in stated.values() or self.are_folders:
             classes = stated
             notes = []
         else:
@@ -71,12 +71,6 @@ def spelled_number(label):
     if isinstance(label, str):
         return number(label)
     return float(label)
-
-
-def would_mix(stated):
-    """Whether as numbers two of the labels would be one, or one would be missing."""
-    values = list(stated.values())
-    return any(math.isnan(value) for value in values) or len(set(values)) < len(values)
 
 
 def distinct_integers(stated):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from util import checkpoint
 from util.errors import fail
-from util.files import atomic_write
+from util.files import atomic_write, name_of
 from util.runtime import print0
 
 RUN_FILES = ('last.pt', 'best.pt', '*-seed*.pt', 'log.jsonl', 'results.md', 'results.jsonl')
@@ -111,6 +111,11 @@ class OutputDir:
         except OSError as error:
             fail(f'cannot write {path}: {error.strerror or error}')
         self.waiting_lines = []
+
+
+def usual_folder(dataset):
+    """Where pretrain.py puts the runs of a data set, and finetune.py looks for them."""
+    return f'out/{name_of(dataset)}'
 
 
 def log_entries(path):

@@ -9,6 +9,7 @@ import torch
 
 from util import checkpoint, checks, runtime, scaling
 from util.errors import fail
+from util.files import same_source
 
 
 @dataclass
@@ -79,19 +80,23 @@ def common_shape(starts: list[Start], config: dict, defaults: dict) -> dict:
     return shape
 
 
-def drop_starts_of_other_data(starts: list[Start], config: dict, data, run) -> list[Start]:
+def drop_starts_of_other_data(starts: list[Start], config: dict, run) -> list[Start]:
     """
     Leaves out the runs in out/DATASET that learned from other data of that name, unless init_from asks for
-    them: b/train.npz does not start, unasked, from what learned from a/train.npz.
+    them: b/train.npz does not start, unasked, from what learned from a/train.npz. Where no data set is named,
+    the first run's is taken.
     """
+    if config['init_from']:
+        return starts
+    wanted = config['dataset']
     kept = []
     for start in starts:
-        if start.checkpoint and not config['init_from']:
+        if start.checkpoint:
             learned_from = start.checkpoint['config'].get('dataset')
-            is_same = data.same_as(start.checkpoint.get('data', ''))
-            if learned_from != config['dataset'] and not is_same:
-                runtime.warn(run, f'{start.name} learned from {learned_from}, not from {config["dataset"]}, '
-                                  f'so it is left out. To use it: --init_from=scratch,{start.name}')
+            wanted = wanted or learned_from
+            if not same_source(wanted, learned_from):
+                runtime.warn(run, f'{start.name} learned from {learned_from}, not from {wanted}, so it is left '
+                                  f'out. To use it: --init_from=scratch,{start.name}')
                 continue
         kept.append(start)
     return kept

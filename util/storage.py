@@ -58,20 +58,21 @@ def fingerprint_of(meta):
     return ' '.join(f'{file} {meta["files"][file][1]:08x}' for file in told)
 
 
-def same_fingerprint(old, new):
-    """Whether two fingerprints tell of the same data. `old`, of an older checkpoint perhaps, may cover less."""
+def same_fingerprint(old, new, but=()):
+    """
+    Whether two fingerprints tell of the same data, but for the files in `but`, such as ('y.bin',), the labels.
+    `old`, of an older checkpoint perhaps, may cover less.
+    """
     if not isinstance(old, str):
         return False
     old = checksums(old)
     new = checksums(new)
     if set(old) == OLDER_FINGERPRINT:
         new = {file: checksum for file, checksum in new.items() if file in old}
+    for file in but:
+        old.pop(file, None)
+        new.pop(file, None)
     return old == new
-
-
-def same_part(file, old, new):
-    """Whether two fingerprints tell of the same content of one file, such as 'x.bin'."""
-    return isinstance(old, str) and checksums(old).get(file) == checksums(new).get(file)
 
 
 def checksums(fingerprint):

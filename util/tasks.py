@@ -155,8 +155,6 @@ def some_classes(classes):
 def class_numbers(labels, classes):
     """Labels -> their numbers in the list of classes, (N,) int64; fails on a label that is not among them."""
     number_of = {c: i for i, c in enumerate(classes)}
-    if isinstance(classes[0], str):  # 1 is the class '1' where the others were 2 and x
-        labels = [format_label(label) for label in labels]
     unknown = [label for label in labels if label not in number_of]
     if unknown:
         fail(f'{len(unknown)} rows have labels outside the classes to learn, {unknown[0]!r} for one; '
@@ -207,6 +205,8 @@ def refuse_numbers_with_a_few_texts(dataset):
 
 def refuse_text(dataset):
     """Fails if the labels of a regression are not all numbers."""
+    if dataset.is_images:
+        fail(f'target=regression, but the labels of {dataset.name} are the names of folders, which are classes')
     like_numbers, texts = count_texts(dataset)
     if like_numbers and not texts:
         fail(f'target=regression, but {whole_numbers_as_names(dataset)}')
