@@ -173,7 +173,7 @@ def is_literal(value):
 
 def types_of(default, annotation):
     """The types that a knob, or each item of a tuple, may have. None: it is no knob."""
-    if default == ():
+    if default == () and annotation is None:
         return {str}  # a folder of runs may be called 2024
     items = default if isinstance(default, tuple) else [default]
     types = {type(item) for item in items}
