@@ -35,7 +35,7 @@ from util.loader import load
 from util.prepare import list_datasets, prepare
 from util.runtime import print0, warn
 from util.scaling import NO_SCALE, fit_norm, normalise
-from util.splits import SPLITS, draw_splits
+from util.splits import DRAW, DRAW_VAL, SPLITS, draw_splits
 from util.storage import fingerprint_of, read_meta, same_fingerprint
 from util.summary import summary
 from util.tables import TABLES
@@ -201,7 +201,7 @@ def other_splits(dataset: 'Dataset', checkpoint: dict, knobs: dict) -> str:
         old = trained_with.get(name, knobs[name])
         if old is None:
             old = PREPARE_KNOBS[name]
-        if old != knobs[name]:
+        if dataset.is_drawn and old != knobs[name]:
             changed.append(f'{name} {old} (now {knobs[name]})')
     is_same = same_source(knobs['dataset'], trained_with.get('dataset'))
     is_copy = False
@@ -236,6 +236,7 @@ class Dataset:
         if min(val_share, test_share) < 0 or val_share + test_share >= 1:
             fail(f'val_share={val_share} and test_share={test_share} must leave something to train on')
         split = np.fromfile(self.folder / 'split.bin', np.int8)
+        self.is_drawn = bool(np.isin(split, (DRAW, DRAW_VAL)).any())  # the shares draw splits, or some of them
         self.split = draw_splits(split, self.read('keys.bin', np.uint64), val_share, test_share, split_seed)
 
         self.norm = dict(NO_SCALE)  # how floats are scaled: what fit_norm answers, or a checkpoint's

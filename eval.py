@@ -55,7 +55,7 @@ n_query: int | None = None  # queries drawn for each guided mask, |R|; at most a
 n_train: int | None = 10_000  # labelled training rows that the probes learn from; None = all
 target: str | None = None  # binary, multiclass or regression; None = the checkpoint's, or as in finetune.py
 metric: str | None = None  # one of METRICS in util/metrics.py; None = the checkpoint's, or as in finetune.py
-positive: str | None = None  # of two classes, the one that F1 describes; None = the checkpoint's own
+positive: str | None = None  # of two classes, the one of F1; None = the checkpoint's own; a probe chooses
 runs = ('out/collider/random', 'out/collider/guided')  # folders with log.jsonl, for curves
 inputs_per_query = 4  # inputs that each query chooses, for overlap
 show_out: str | None = None  # folder for the pictures; None = beside the checkpoint, or the first of runs
@@ -279,10 +279,9 @@ def print_probes(ev: Evaluation):
     trained_with = ev.saved['config']
     wanted_target = target or trained_with.get('target')
     wanted_metric = metric or trained_with.get('metric')
-    wanted_positive = positive or trained_with.get('positive')
     scored_split = 'train' if split == 'all' else split
     task, labelled, note = tasks.infer_task(
-        ev.data, wanted_target, wanted_metric, ('train', scored_split), wanted_positive)
+        ev.data, wanted_target, wanted_metric, ('train', scored_split), positive)
     print0(ev.run, f'target: {task["target"]}')
     if note:
         print0(ev.run, note)

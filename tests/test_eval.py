@@ -442,14 +442,6 @@ def test_probe_of_a_checkpoint(run, table):
     assert 'on 300 all rows, 173 labels' in run('eval.py', '--ckpt=ckpt', '--probe', '--split=all').stdout
 
 
-def test_a_probe_is_scored_as_the_checkpoint_was(run, table):
-    run('finetune.py', '--init_from=scratch', '--dataset=t.npz', '--metric=f1', '--positive=0', '--max_steps=2',
-        '--warmup_steps=1', '--seeds=0', '--out_dir=fine')
-    probe = ['--ckpt=fine/scratch-lr0.001-seed0.pt', '--probe']
-    assert 'probe_linear, f1 of 0 on ' in run('eval.py', *probe).stdout
-    assert 'probe_linear, f1 of 1 on ' in run('eval.py', *probe, '--positive=1').stdout
-
-
 @pytest.mark.parametrize('target, metric',
                          [('binary', 'roc_auc'), ('multiclass', 'accuracy'), ('regression', 'rmse')])
 def test_probes_are_scikit_learns(tmp_path, target, metric):

@@ -166,6 +166,20 @@ def test_every_start_must_know_the_columns(run, table, tmp_path):
         assert f'trained with {word}: rows that it learned from may be validation' in done.stdout
 
 
+def test_columns_without_names_are_told_apart_in_one_file(run, tmp_path):
+    """c1 to c4 are not c0 to c3; in another file without a header they may be."""
+    x = np.random.default_rng(0).normal(size=(200, 4))
+    text = '\n'.join(','.join([str(int(row[0] > 0)), *map(str, row), str(int(row[1] > 0))]) for row in x)
+    (tmp_path / 'h.csv').write_text(text)
+    (tmp_path / 'g.csv').write_text(text)
+    run('pretrain.py', *PRE, '--dataset=h.csv', '--label_column=-1', '--out_dir=pre')
+    fine = [*FINE, '--epochs=1', '--init_from=pre', '--val_share=0.2', '--test_share=0.2']
+    err = run('finetune.py', *fine, '--dataset=h.csv', '--label_column=c0', status=2).stderr
+    assert "h has other columns than the checkpoint learned, 'c1' for 'c0' at place 1" in err
+    run('finetune.py', *fine, '--dataset=h.csv', '--label_column=-1')
+    run('finetune.py', *fine, '--dataset=g.csv', '--label_column=-1', '--out_dir=g')
+
+
 def test_every_start_is_asked_what_it_learned_from(run, table):
     """The second one too, and what pre-training starts from; new labels alone are no matter."""
     run('pretrain.py', *PRE, *table, '--drop_column=side', '--out_dir=pre/a')

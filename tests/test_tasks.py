@@ -329,3 +329,10 @@ def test_labels_are_written_as_the_file_has_them():
     ('cat', 'cat'), ('a=b', 'a=b')])
 def test_a_spreadsheet_runs_no_cell(text, safe):
     assert tasks.spreadsheet_safe(text) == safe
+
+
+def test_a_model_whose_folders_were_numbers_is_scored():
+    """Made before each folder's name was a class."""
+    assert tasks.class_numbers(['8', '7'], [7.0, 8.0]).tolist() == [1, 0]
+    with pytest.raises(UserError, match='outside the classes'):
+        tasks.class_numbers(['07'], [7.0, 8.0])

@@ -9,7 +9,7 @@ import torch
 
 from masking import BLIND, GUIDED
 from util.errors import fail, nearest
-from util.files import CHUNK
+from util.files import CHUNK, same_source
 from util.runtime import warn
 from util.scaling import normalise
 
@@ -110,7 +110,7 @@ def check_fits(dataset, checkpoint):
     check_norm(dataset, checkpoint)
     if dataset.is_bytes or dataset.is_images:
         return ''
-    check_columns(dataset, checkpoint.get('columns'))
+    check_columns(dataset, checkpoint.get('columns'), is_its_file(dataset, checkpoint))
     check_categories(dataset, checkpoint.get('categories'))
     return warn_of_other_values(dataset, checkpoint['norm'])
 
@@ -129,9 +129,21 @@ def inputs_in_words(n, d_raw):
     return 'byte sequences'
 
 
-def check_columns(dataset, learned):
-    """Fail unless the columns of a table have the names that the checkpoint learned, in the same order."""
-    if not learned or not has_names(learned) or not has_names(dataset.columns):
+def is_its_file(dataset, checkpoint):
+    """Whether the data are a file of the user's, and the one that the checkpoint was trained on."""
+    if dataset.meta['known']:
+        return False
+    return same_source(dataset.meta['source'][0], checkpoint.get('config', {}).get('dataset'))
+
+
+def check_columns(dataset, learned, own_file):
+    """
+    Fail unless the columns of a table have the names that the checkpoint learned, in the same order. Columns
+    without names, c0, c1 and so on, are only compared in the file that it was trained on (own_file).
+    """
+    if not learned:
+        return
+    if not own_file and not (has_names(learned) and has_names(dataset.columns)):
         return
     if list(learned) == dataset.columns:
         return

@@ -58,14 +58,17 @@ def name_of(dataset):
 
 
 def same_source(one, other):
-    """Whether two texts name one data set: by the same name, or by two paths to the same files."""
+    """
+    Whether two texts name the inputs of one data set: by the same name, or by two paths to the same file. With
+    labels or without: X.npy and X.npy,y.npy have the same inputs.
+    """
     if one is None or other is None:
         return False
-    return one == other or real_paths(one) == real_paths(other)
+    return one == other or real_path(one) == real_path(other)
 
 
-def real_paths(dataset):
-    return [os.path.realpath(os.path.expanduser(path)) for path in split_paths(dataset)]
+def real_path(dataset):
+    return os.path.realpath(os.path.expanduser(split_paths(dataset)[0]))
 
 
 # what a file may claim, so that memory stays bounded whatever it says:
