@@ -55,7 +55,7 @@ n_query: int | None = None  # queries drawn for each guided mask, |R|; at most a
 n_train: int | None = 10_000  # labelled training rows that the probes learn from; None = all
 target: str | None = None  # binary, multiclass or regression; None = the checkpoint's, or as in finetune.py
 metric: str | None = None  # one of METRICS in util/metrics.py; None = the checkpoint's, or as in finetune.py
-positive: str | None = None  # of two classes, the one of F1; None = the checkpoint's; a probe guesses, and says so
+positive: str | None = None  # of two classes, the one of F1; None = the checkpoint's; a probe says its own
 runs = ('out/collider/random', 'out/collider/guided')  # folders with log.jsonl, for curves
 inputs_per_query = 4  # inputs that each query chooses, for overlap
 show_out: str | None = None  # folder for the pictures; None = beside the checkpoint, or the first of runs
