@@ -155,7 +155,7 @@ def some_classes(classes):
 def class_numbers(labels, classes):
     """Labels -> their numbers in the list of classes, (N,) int64; fails on a label that is not among them."""
     number_of = {c: i for i, c in enumerate(classes)}
-    if isinstance(labels[0], str) and not isinstance(classes[0], str):
+    if len(labels) and isinstance(labels[0], str) and not isinstance(classes[0], str):
         # folders of images, and a model made when those called by numbers were numbers (before 2026-11-29)
         number_of = {format_label(c): i for i, c in enumerate(classes)}
     unknown = [label for label in labels if label not in number_of]
