@@ -27,7 +27,7 @@ from torch import Tensor
 from configurator import configure, defaults_of
 from masking import FIRST_BYTE
 from util.augment import crop, random_boxes
-from util.checks import check_fits
+from util.checks import check_fits, is_its_source
 from util.errors import fail, printable, run_cli
 from util.files import CHUNK, file_format, same_source
 from util.images import image_files, stored_side
@@ -203,14 +203,13 @@ def other_splits(dataset: 'Dataset', checkpoint: dict, knobs: dict) -> str:
             old = PREPARE_KNOBS[name]
         if dataset.is_drawn and old != knobs[name]:
             changed.append(f'{name} {old} (now {knobs[name]})')
-    is_same = same_source(knobs['dataset'], trained_with.get('dataset'))
     is_copy = False
     if 'data' in checkpoint:
         learned = checkpoint['data']
         is_copy = same_fingerprint(learned, dataset.fingerprint, but=('y.bin', 'split.bin'))
         if not same_fingerprint(learned, dataset.fingerprint, but=('y.bin',)):
             changed.append(f'other contents of {dataset.name}')
-    if not changed or not (is_same or is_copy):
+    if not changed or not (is_its_source(dataset, checkpoint) or is_copy):
         return ''
     return (f'the checkpoint was trained with {", ".join(changed)}: rows that it learned from may be '
             'validation or test rows now')

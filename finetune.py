@@ -110,8 +110,8 @@ def main():
     task, rows, note = tasks.infer_task(data, target, metric, positive=positive)
     if note:
         print0(run, note)
-    settle_scales(starts, first, config, data, run)
-    warn_of_other_splits(starts, first, config, data, run)
+    compare_other_starts(starts, first, config, data, run)
+    settle_scales(starts, first, config, data)
     check_labels(config, data, task, rows, run)
 
     # all runs, and the table
@@ -463,13 +463,16 @@ def check_file_names(starts):
         names[name] = start.name
 
 
-def warn_of_other_splits(starts, first, config, data, run):
-    """Of the first checkpoint open_data has told it."""
+def compare_other_starts(starts, first, config, data, run):
+    """Compares with the data every checkpoint but the first, which open_data has compared."""
     for start in starts:
-        if start.checkpoint and start.checkpoint is not first:
-            warning = other_splits(data, start.checkpoint, config)
-            if warning:
-                runtime.warn(run, f'{start.name}: {warning}')
+        saved = start.checkpoint
+        if saved is None or saved is first:
+            continue
+        runtime.warn(run, checks.check_fits(data, saved))
+        warning = other_splits(data, saved, config)
+        if warning:
+            runtime.warn(run, f'{start.name}: {warning}')
 
 
 def check_settings(config):

@@ -14,6 +14,9 @@ from data import CLS, PAD, SEP, epoch_batches, open_dataset
 from util.files import name_of
 from util.scaling import fit_norm, normalise
 
+MAIN = SimpleNamespace(rank=0, world=1, is_main=True, device=torch.device('cpu'))
+NONE_GIVEN = {**dict.fromkeys(data.PREPARE_KNOBS), 'data_dir': 'datasets'}  # the knobs of a stage
+
 
 def opened(tmp_path, dataset, **knobs):
     usual = dict(val_share=0.2, test_share=0.2, data_dir=str(tmp_path / 'datasets'))
@@ -194,66 +197,62 @@ def test_a_name_that_is_not_utf8(tmp_path, run):
 
 def test_lengths_that_differ_from_the_checkpoints_are_told(tmp_path, capsys):
     d = text_data(tmp_path)
-    run = SimpleNamespace(rank=0, world=1, is_main=True, device=torch.device('cpu'))
     config = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': str(tmp_path / 'a.txt'),
               'data_dir': str(tmp_path / 'datasets'), 'val_share': 0.2, 'test_share': 0.2}
     checkpoint = dict(config={**config, 'max_len': 50}, norm={'kind': 'none'}, data=d.fingerprint,
                       model_args={'d_raw': 0, 'seq_len': 64})
-    same, seq_len = data.open_data(config, run, checkpoint)
+    same, seq_len = data.open_data(config, MAIN, checkpoint)
     assert (same.max_len, seq_len) == (50, 64) and 'trained on up to' not in capsys.readouterr().out
-    data.open_data({**config, 'max_len': 60}, run, checkpoint)
+    data.open_data({**config, 'max_len': 60}, MAIN, checkpoint)
     assert 'trained on up to 50 tokens a row, here they are up to 60' in capsys.readouterr().out
     for own, told in ((0.2, False), (0.1, True), (None, True)):
-        data.open_data(config, run, {**checkpoint, 'config': {**checkpoint['config'], 'val_share': own}})
+        data.open_data(config, MAIN, {**checkpoint, 'config': {**checkpoint['config'], 'val_share': own}})
         warning = f'warning: the checkpoint was trained with val_share {own or 0.02} (now 0.2)'
         assert (warning in capsys.readouterr().out) == told
-    data.open_data(config, run, {**checkpoint, 'data': 'x.bin 00000000'})
+    data.open_data(config, MAIN, {**checkpoint, 'data': 'x.bin 00000000'})
     assert 'warning: the checkpoint was trained with other contents of a' in capsys.readouterr().out
 
 
 def test_columns_of_another_table_are_matched_by_name():
     """What opens a data set: the stage's own knobs, else the checkpoint's run's, else the defaults."""
     from data import PREPARE_KNOBS, data_knobs
-    none = {k: None for k in PREPARE_KNOBS} | {'data_dir': 'datasets'}
     own = {**PREPARE_KNOBS, 'dataset': 'a.csv', 'label_column': 'y', 'val_share': 0.3, 'image_size': 64}
     checkpoint = dict(config=own, columns=['p', 'q'], model_args={'d_raw': 1})
-    same = data_knobs(none, checkpoint)
+    same = data_knobs(NONE_GIVEN, checkpoint)
     found = (same['dataset'], same['label_column'], same['val_share'], same['input_column'])
     assert found == ('a.csv', 'y', 0.3, None)
-    other = data_knobs({**none, 'dataset': 'b.csv.gz', 'label_column': 'z'}, checkpoint)
+    other = data_knobs({**NONE_GIVEN, 'dataset': 'b.csv.gz', 'label_column': 'z'}, checkpoint)
     assert (other['input_column'], other['label_column'], other['val_share']) == (['p', 'q'], 'z', 0.02)
-    arrays = data_knobs({**none, 'dataset': 'b.npz'}, checkpoint)
+    arrays = data_knobs({**NONE_GIVEN, 'dataset': 'b.npz'}, checkpoint)
     assert other['image_size'] == 64 and arrays['input_column'] is None
-    assert data_knobs({**none, 'dataset': 'b.csv'})['val_share'] == 0.02
+    assert data_knobs({**NONE_GIVEN, 'dataset': 'b.csv'})['val_share'] == 0.02
     checkpoint = {**checkpoint, 'categories': {'q': {'red': 0}}, 'config': {**own, 'missing': 'mean'}}
     # how it fills in, and numbers texts, goes along
-    other = data_knobs({**none, 'dataset': 'b.csv'}, checkpoint)
+    other = data_knobs({**NONE_GIVEN, 'dataset': 'b.csv'}, checkpoint)
     assert (other['missing'], other['categories']) == ('mean', {'q': {'red': 0}})
-    assert data_knobs({**none, 'dataset': 'b.npz'}, checkpoint)['missing'] is None
+    assert data_knobs({**NONE_GIVEN, 'dataset': 'b.npz'}, checkpoint)['missing'] is None
 
 
 def test_text_of_another_table_is_found_by_name_and_read_alike():
     """Not by its place, which is another one there; and quotation marks mean what they meant."""
-    none = {k: None for k in data.PREPARE_KNOBS} | {'data_dir': 'datasets'}
     own = {**data.PREPARE_KNOBS, 'dataset': 'a.tsv', 'input_column': '-2', 'label_column': '-1',
            'quotes': False}
     checkpoint = dict(config=own, columns=['text'], model_args={'d_raw': 0})
-    found = data.data_knobs({**none, 'dataset': 'b.tsv'}, checkpoint)
+    found = data.data_knobs({**NONE_GIVEN, 'dataset': 'b.tsv'}, checkpoint)
     assert (found['input_column'], found['label_column'], found['quotes']) == ('text', None, False)
-    assert data.data_knobs({**none, 'dataset': 'b.csv'}, checkpoint)['quotes'] is None
+    assert data.data_knobs({**NONE_GIVEN, 'dataset': 'b.csv'}, checkpoint)['quotes'] is None
     pair = {**checkpoint, 'columns': ['first', 'second']}
-    assert data.data_knobs({**none, 'dataset': 'b.csv'}, pair)['input_column'] == 'first,second'
+    assert data.data_knobs({**NONE_GIVEN, 'dataset': 'b.csv'}, pair)['input_column'] == 'first,second'
     lines = {**checkpoint, 'columns': None, 'config': {**own, 'dataset': 'a.txt', 'input_column': None}}
-    assert data.data_knobs({**none, 'dataset': 'b.csv'}, lines)['input_column'] is None
+    assert data.data_knobs({**NONE_GIVEN, 'dataset': 'b.csv'}, lines)['input_column'] is None
 
 
 def test_arrays_of_another_npz_have_the_names_that_they_had():
-    none = {k: None for k in data.PREPARE_KNOBS} | {'data_dir': 'datasets'}
     own = {**data.PREPARE_KNOBS, 'dataset': 'a.npz', 'input_column': 'B', 'label_column': 'z'}
     checkpoint = dict(config=own, columns=['c0'], model_args={'d_raw': 1})
 
     def names(**config):
-        found = data.data_knobs({**none, **config}, checkpoint)
+        found = data.data_knobs({**NONE_GIVEN, **config}, checkpoint)
         return found['input_column'], found['label_column']
     assert names(dataset='b.npz') == ('B', 'z')
     assert names(dataset='b.npz', label_column='y') == ('B', 'y')
@@ -265,22 +264,19 @@ def test_a_file_is_the_same_by_any_path_and_its_copy_is_known(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     rows = [f'{i},{i * i % 7},{part}' for i, part in enumerate(['train', 'val', 'test'] * 20)]
     (tmp_path / 'a.csv').write_text('\n'.join(['p,q,part', *rows]))
-    config = {**dict.fromkeys(data.PREPARE_KNOBS), 'dataset': 'a.csv', 'split_column': 'part',
-              'data_dir': 'datasets'}
-    run = SimpleNamespace(rank=0, world=1, is_main=True, device=torch.device('cpu'))
-    d, _ = data.open_data(config, run)
+    config = {**NONE_GIVEN, 'dataset': 'a.csv', 'split_column': 'part'}
+    d, _ = data.open_data(config, MAIN)
     checkpoint = dict(config=config, norm={'kind': 'none'}, columns=d.columns, data=d.fingerprint,
                       model_args={'d_raw': 1, 'seq_len': 2})
-    none = {**dict.fromkeys(data.PREPARE_KNOBS), 'data_dir': 'datasets'}
     for path in ('a.csv', './a.csv', str(tmp_path / 'a.csv')):
-        again, _ = data.open_data({**none, 'dataset': path}, run, checkpoint)
+        again, _ = data.open_data({**NONE_GIVEN, 'dataset': path}, MAIN, checkpoint)
         assert (again.split == d.split).all()
     may_be_test = 'rows that it learned from may be validation or test rows now'
     assert may_be_test not in capsys.readouterr().out
     (tmp_path / 'b.csv').write_bytes((tmp_path / 'a.csv').read_bytes())
-    data.open_data({**none, 'dataset': 'b.csv'}, run, checkpoint)
+    data.open_data({**NONE_GIVEN, 'dataset': 'b.csv'}, MAIN, checkpoint)
     assert may_be_test in capsys.readouterr().out
-    given = {**none, 'dataset': 'b.csv', 'split_column': 'part'}
-    data.open_data({**given, 'val_share': 0.3}, run, checkpoint)  # which draws nothing
-    data.open_data({**none, 'dataset': 'b.csv', 'embed': 'b.csv'}, run, checkpoint)
+    given = {**NONE_GIVEN, 'dataset': 'b.csv', 'split_column': 'part'}
+    data.open_data({**given, 'val_share': 0.3}, MAIN, checkpoint)  # which draws nothing
+    data.open_data({**NONE_GIVEN, 'dataset': 'b.csv', 'embed': 'b.csv'}, MAIN, checkpoint)
     assert may_be_test not in capsys.readouterr().out

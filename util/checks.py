@@ -110,7 +110,8 @@ def check_fits(dataset, checkpoint):
     check_norm(dataset, checkpoint)
     if dataset.is_bytes or dataset.is_images:
         return ''
-    check_columns(dataset, checkpoint.get('columns'), is_its_file(dataset, checkpoint))
+    own_file = not dataset.meta['known'] and is_its_source(dataset, checkpoint)
+    check_columns(dataset, checkpoint.get('columns'), own_file)
     check_categories(dataset, checkpoint.get('categories'))
     return warn_of_other_values(dataset, checkpoint['norm'])
 
@@ -129,11 +130,12 @@ def inputs_in_words(n, d_raw):
     return 'byte sequences'
 
 
-def is_its_file(dataset, checkpoint):
-    """Whether the data are a file of the user's, and the one that the checkpoint was trained on."""
-    if dataset.meta['known']:
-        return False
-    return same_source(dataset.meta['source'][0], checkpoint.get('config', {}).get('dataset'))
+def is_its_source(dataset, checkpoint):
+    """Whether the data are those, known by name or in a file, that the checkpoint was trained on."""
+    source = dataset.meta['source']
+    if not dataset.meta['known']:
+        source = source[0]  # the file of the inputs; others have the labels, or are for validation and the test
+    return same_source(source, checkpoint.get('config', {}).get('dataset'))
 
 
 def check_columns(dataset, learned, own_file):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from util import checkpoint, checks, runtime, scaling
+from util import checkpoint, runtime, scaling
 from util.errors import fail
 from util.files import same_source
 
@@ -102,18 +102,16 @@ def drop_starts_of_other_data(starts: list[Start], config: dict, run) -> list[St
     return kept
 
 
-def settle_scales(starts: list[Start], first: dict | None, config: dict, data, run):
+def settle_scales(starts: list[Start], first: dict | None, config: dict, data):
     """
     Gives each start the scale of its inputs: its checkpoint's or, from scratch, that of the training rows.
-    first: the first checkpoint, which open_data has compared with the data; the others are compared here.
+    first: the first checkpoint.
     """
     for start in starts:
         saved = start.checkpoint
         if saved is None:
             start.norm = scaling.fit_norm(data, data.rows('train'), scale_from_scratch(first, config))
             continue
-        if saved is not first:
-            runtime.warn(run, checks.check_fits(data, saved))
         start.norm = saved['norm']
         if start.norm is None:  # the authors' weights do not say; open_data has fitted one
             start.norm = data.norm
